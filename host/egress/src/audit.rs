@@ -1,0 +1,16 @@
+//! Where the gate writes down what it did.
+
+use async_trait::async_trait;
+use keyward_model::AuditRecord;
+
+/// Why a record could not be written. Nothing is sent then.
+#[derive(Debug, thiserror::Error)]
+#[error("the audit trail cannot be written: {0}")]
+pub struct AuditError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
+/// The audit trail.
+#[async_trait]
+pub trait AuditSink: Send + Sync {
+    /// Writes one record; it is durable when this returns.
+    async fn record(&self, record: AuditRecord) -> Result<(), AuditError>;
+}

@@ -1,0 +1,5 @@
+//! The flow language and its durable engine.
+
+pub mod journal;
+
+pub use journal::{Journal, JournalError};

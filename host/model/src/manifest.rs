@@ -1,0 +1,213 @@
+//! What a connector declares about itself. Plain data: `registry` reads it from `connector.toml` with
+//! spans, `policy` compiles it into rules, `runtime` takes the limits.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ActionName, ConnectorName};
+
+/// The manifest of one connector, as embedded in its component.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The connector's name.
+    pub name: ConnectorName,
+    /// Its version (Semantic Versioning 2.0.0).
+    pub version: String,
+    /// A name for people.
+    pub title: String,
+    /// One sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The provider whose connections it uses; `None` for a connector that needs no connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
+    /// The places it may talk to, by name.
+    #[serde(default)]
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// Where the host puts the credential; `None` sends requests without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Placement>,
+    /// The actions by name.
+    pub actions: BTreeMap<ActionName, Action>,
+}
+
+/// A place that a connector may talk to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endpoint {
+    /// Scheme, host, port where it is not the scheme's own, and a base path, for example `https://api.github.com`.
+    pub url: String,
+    /// Whether a connection may put its own URL in this one's place (a self-hosted server of the same kind).
+    #[serde(default)]
+    pub configurable: bool,
+}
+
+/// Where the host puts the credential of a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "in", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Placement {
+    /// In a header: `prefix` and then the token or key.
+    Header {
+        /// The header's name.
+        name: String,
+        /// What stands before the secret, for example `Bearer ` with its space.
+        #[serde(default)]
+        prefix: String,
+    },
+    /// In the query under a name.
+    Query {
+        /// The query parameter's name.
+        name: String,
+    },
+    /// As HTTP Basic (RFC 7617): user name and password of the connection.
+    Basic,
+}
+
+/// One action: what it may do and what it needs for that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Action {
+    /// A name for people.
+    pub title: String,
+    /// One sentence for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub description: String,
+    /// The requests it may make.
+    #[serde(default)]
+    pub requests: Vec<RequestRule>,
+    /// Sets of OAuth scopes; one whole set must be granted. Empty: none is needed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Vec<String>>,
+    /// What a second call with the same input does.
+    #[serde(default)]
+    pub idempotency: Idempotency,
+    /// Limits narrower or wider than the default; the operator's are the ceiling.
+    #[serde(default)]
+    pub limits: LimitOverrides,
+    /// JSON Schema (2020-12) of the input, generated from the action's types.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub input: serde_json::Value,
+    /// JSON Schema (2020-12) of the output, generated from the action's types.
+    #[serde(default, skip_serializing_if = "serde_json::Value::is_null")]
+    pub output: serde_json::Value,
+}
+
+/// One kind of request that an action may make. The grammar of `path` and `query` is in `keyward_policy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestRule {
+    /// The HTTP method in capitals.
+    pub method: String,
+    /// The name of a declared endpoint.
+    pub endpoint: String,
+    /// A path template below the endpoint's base path, for example `/repos/{owner}/{repo}/issues`.
+    pub path: String,
+    /// The names of query parameters that may be sent; `*` allows any. Empty: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<String>,
+}
+
+/// What happens when an action is called twice with the same input.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Idempotency {
+    /// It reads only.
+    Safe,
+    /// Twice is as once.
+    Idempotent,
+    /// Twice is as once when the same idempotency key is sent, which the connector does.
+    Key,
+    /// Twice does it twice.
+    #[default]
+    None,
+}
+
+/// Limits that a manifest may name; what it leaves out is the default of [`Limits`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitOverrides {
+    /// See [`Limits::memory_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// See [`Limits::cpu_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_ms: Option<u64>,
+    /// See [`Limits::wall_ms`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_ms: Option<u64>,
+    /// See [`Limits::requests`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u32>,
+    /// See [`Limits::request_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_bytes: Option<u64>,
+    /// See [`Limits::response_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_bytes: Option<u64>,
+    /// See [`Limits::log_bytes`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_bytes: Option<u64>,
+}
+
+/// What one call of an action may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Linear memory, bytes.
+    pub memory_bytes: u64,
+    /// Time in guest code, milliseconds.
+    pub cpu_ms: u64,
+    /// Time from start to end, waiting included, milliseconds.
+    pub wall_ms: u64,
+    /// HTTP requests, denied ones included.
+    pub requests: u32,
+    /// Bytes of all request bodies.
+    pub request_bytes: u64,
+    /// Bytes of all response bodies after decoding.
+    pub response_bytes: u64,
+    /// Bytes of log text.
+    pub log_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            cpu_ms: 5_000,
+            wall_ms: 60_000,
+            requests: 50,
+            request_bytes: 16 << 20,
+            response_bytes: 32 << 20,
+            log_bytes: 64 << 10,
+        }
+    }
+}
+
+impl Limits {
+    /// These limits with what the manifest names in their place, never above `ceiling`.
+    pub fn with(self, overrides: LimitOverrides, ceiling: Limits) -> Limits {
+        Limits {
+            memory_bytes: overrides.memory_bytes.unwrap_or(self.memory_bytes).min(ceiling.memory_bytes),
+            cpu_ms: overrides.cpu_ms.unwrap_or(self.cpu_ms).min(ceiling.cpu_ms),
+            wall_ms: overrides.wall_ms.unwrap_or(self.wall_ms).min(ceiling.wall_ms),
+            requests: overrides.requests.unwrap_or(self.requests).min(ceiling.requests),
+            request_bytes: overrides.request_bytes.unwrap_or(self.request_bytes).min(ceiling.request_bytes),
+            response_bytes: overrides.response_bytes.unwrap_or(self.response_bytes).min(ceiling.response_bytes),
+            log_bytes: overrides.log_bytes.unwrap_or(self.log_bytes).min(ceiling.log_bytes),
+        }
+    }
+
+    /// The operator's ceiling where nothing else is configured.
+    pub fn default_ceiling() -> Limits {
+        Limits {
+            memory_bytes: 256 << 20,
+            cpu_ms: 60_000,
+            wall_ms: 15 * 60_000,
+            requests: 10_000,
+            request_bytes: 16 << 30,
+            response_bytes: 16 << 30,
+            log_bytes: 1 << 20,
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The two ports: a flow invokes an action, a guest's request goes out.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::{
+    error::{InvokeError, SendError},
+    ids::{ActionName, ActionRef, CallId, ConnectionId, ConnectionName, ConnectorId, Principal, RunId, TenantId},
+    manifest::Limits,
+    request::{GuestRequest, GuestResponse},
+};
+
+/// One call of an action, as a flow or a person asks for it.
+#[derive(Debug, Clone)]
+pub struct ActionCall {
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// Who asks.
+    pub principal: Principal,
+    /// In which run, where it is a flow's.
+    pub run: Option<RunId>,
+    /// Which step (a JSON pointer into the flow), where it is a flow's.
+    pub step: Option<String>,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Which action.
+    pub action: ActionRef,
+    /// With which connection, where it needs one; without a name the only one of the provider is taken.
+    pub connection: Option<ConnectionName>,
+    /// The input.
+    pub input: Value,
+    /// The same for every attempt of one step.
+    pub idempotency_key: String,
+}
+
+/// What an action brought.
+#[derive(Debug, Clone)]
+pub struct ActionOutcome {
+    /// The output, checked against the action's schema.
+    pub output: Value,
+    /// What the guest logged.
+    pub log: Vec<LogLine>,
+    /// What it used.
+    pub stats: CallStats,
+}
+
+/// A line that a guest logged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
+    /// How important.
+    pub level: LogLevel,
+    /// The text, without control characters.
+    pub text: String,
+}
+
+/// How important a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// For the author, in detail.
+    Trace,
+    /// For the author.
+    Debug,
+    /// For the operator.
+    Info,
+    /// Something is odd.
+    Warn,
+    /// Something failed.
+    Error,
+}
+
+/// What a call used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallStats {
+    /// HTTP requests, denied ones included.
+    pub requests: u32,
+    /// Bytes of request bodies.
+    pub request_bytes: u64,
+    /// Bytes of response bodies, decoded.
+    pub response_bytes: u64,
+    /// Peak of linear memory, bytes.
+    pub memory_bytes: u64,
+    /// From start to end, microseconds.
+    pub wall_us: u64,
+}
+
+/// Runs one action. Implemented by `runtime`, called by `flow` and the entries.
+#[async_trait]
+pub trait Invoke: Send + Sync {
+    /// Runs `call` to its end. Dropping the future stops the guest.
+    async fn invoke(&self, call: ActionCall) -> Result<ActionOutcome, InvokeError>;
+}
+
+/// On whose behalf a guest asks; made by the host, never by the guest.
+#[derive(Debug, Clone)]
+pub struct CallContext {
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// Who asked for the action.
+    pub principal: Principal,
+    /// This call.
+    pub call: CallId,
+    /// In which run, where it is a flow's.
+    pub run: Option<RunId>,
+    /// Which step, where it is a flow's.
+    pub step: Option<String>,
+    /// Which connector.
+    pub connector: ConnectorId,
+    /// Which of its actions.
+    pub action: ActionName,
+    /// With which connection.
+    pub connection: Option<ConnectionId>,
+    /// What the call may use.
+    pub limits: Limits,
+}
+
+/// The road out. Implemented by `egress`, called by `runtime`.
+#[async_trait]
+pub trait Outbound: Send + Sync {
+    /// Checks, authenticates and sends `request`, and cleans what comes back.
+    async fn send(&self, ctx: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError>;
+}

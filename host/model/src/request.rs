@@ -1,0 +1,83 @@
+//! A request as the guest asks for it, and the response as the guest sees it.
+
+use std::{fmt, pin::Pin};
+
+use bytes::Bytes;
+use futures_core::Stream;
+
+use crate::error::SendError;
+
+/// Chunks of a body; an error ends it.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, SendError>> + Send>>;
+
+/// What a guest asks the host to send. Nothing in it has been checked.
+#[derive(Debug)]
+pub struct GuestRequest {
+    /// The HTTP method.
+    pub method: String,
+    /// Where it goes.
+    pub target: Target,
+    /// Query parameters, not encoded; they follow those that an absolute URL has.
+    pub query: Vec<(String, String)>,
+    /// Headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The body.
+    pub body: Body,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A path (percent-encoded, without query) below a declared endpoint.
+    Endpoint {
+        /// The endpoint's name in the manifest.
+        endpoint: String,
+        /// The path, starting with `/`.
+        path: String,
+    },
+    /// An absolute URL as an API returned it (`nextLink`, an upload session); it must lie below a declared endpoint.
+    Url(String),
+}
+
+/// A request's body.
+#[derive(Default)]
+pub enum Body {
+    /// None.
+    #[default]
+    Empty,
+    /// All of it at once; can be sent again.
+    Bytes(Bytes),
+    /// Chunk by chunk; can be sent once.
+    Stream {
+        /// The length in bytes where it is known.
+        length: Option<u64>,
+        /// The chunks.
+        chunks: BodyStream,
+    },
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Bytes(bytes) => write!(f, "Bytes({} bytes)", bytes.len()),
+            Self::Stream { length, .. } => write!(f, "Stream({length:?} bytes)"),
+        }
+    }
+}
+
+/// What came back, cleaned of every secret.
+pub struct GuestResponse {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The body, decoded.
+    pub body: BodyStream,
+}
+
+impl fmt::Debug for GuestResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GuestResponse").field("status", &self.status).finish_non_exhaustive()
+    }
+}

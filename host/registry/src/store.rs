@@ -1,0 +1,47 @@
+//! What the registry needs of a database: which connectors a tenant has installed, and who agreed to what.
+
+use async_trait::async_trait;
+use keyward_model::{AuditRecord, ConnectorId, ConnectorName, Principal, TenantId, manifest::Manifest};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The disk is full.
+    #[error("the disk is full; nothing was written")]
+    DiskFull,
+    /// Anything else that the database says.
+    #[error("the database failed: {0}")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An installed connector with the consent to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Installed {
+    /// In which tenant.
+    pub tenant: TenantId,
+    /// Name, version and the digest that the consent is pinned to.
+    pub connector: ConnectorId,
+    /// The manifest that was agreed to.
+    pub manifest: Manifest,
+    /// Who agreed.
+    pub consented_by: Principal,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub consented_at: OffsetDateTime,
+}
+
+/// The registry's tables. Each call is one transaction.
+#[async_trait]
+pub trait PluginStore: Send + Sync {
+    /// The installed connectors of a tenant, by name.
+    async fn installed(&self, tenant: &TenantId) -> Result<Vec<Installed>, StoreError>;
+    /// One of them.
+    async fn find(&self, tenant: &TenantId, name: &ConnectorName) -> Result<Option<Installed>, StoreError>;
+    /// Installs or replaces one.
+    async fn put(&self, installed: &Installed, audit: &AuditRecord) -> Result<(), StoreError>;
+    /// Removes one; `false` where there was none.
+    async fn remove(&self, tenant: &TenantId, name: &ConnectorName, audit: &AuditRecord) -> Result<bool, StoreError>;
+}

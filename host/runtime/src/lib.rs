@@ -1,0 +1,1 @@
+//! Runs guests in their sandbox.

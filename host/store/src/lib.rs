@@ -1,0 +1,1 @@
+//! SQLite behind traits that belong to their callers; ciphertext only.

@@ -1,0 +1,97 @@
+//! The road out as the vault sees it: one function. `egress` has the only implementation.
+
+use std::{fmt, pin::Pin, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_core::Stream;
+use http::{HeaderMap, Method, StatusCode};
+use keyward_model::{Reason, Sent, request::Body};
+use url::Url;
+
+/// A request ready to be dialled. Only this crate can make one, so nothing reaches a network that has not
+/// been a [`keyward_policy::Permit`] or a request to a provider's own endpoint.
+pub struct WireRequest {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Body,
+    pub(crate) limits: WireLimits,
+}
+
+/// What a request may use.
+#[derive(Debug, Clone, Copy)]
+pub struct WireLimits {
+    /// Until the head of the response, and between two chunks of its body.
+    pub timeout: Duration,
+    /// Bytes of the response's body after decoding.
+    pub response_bytes: u64,
+}
+
+/// The parts of a [`WireRequest`], for the one who dials.
+pub struct WireParts {
+    /// The method.
+    pub method: Method,
+    /// The canonical URL.
+    pub url: Url,
+    /// The headers, the credential's among them (marked sensitive).
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Body,
+    /// What it may use.
+    pub limits: WireLimits,
+}
+
+impl WireRequest {
+    /// Uses it up.
+    pub fn into_parts(self) -> WireParts {
+        WireParts { method: self.method, url: self.url, headers: self.headers, body: self.body, limits: self.limits }
+    }
+}
+
+impl fmt::Debug for WireRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL and the headers may hold the credential.
+        f.debug_struct("WireRequest").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+/// What came back, content encoding already undone.
+pub struct WireResponse {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers, without `content-encoding`, `content-length` of the encoded form, and hop-by-hop ones.
+    pub headers: HeaderMap,
+    /// The decoded body; counts against the limit as it is read.
+    pub body: Pin<Box<dyn Stream<Item = Result<Bytes, WireError>> + Send>>,
+}
+
+impl fmt::Debug for WireResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireResponse").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// Why there is no response, or no more of it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct WireError {
+    /// The exact reason.
+    pub reason: Reason,
+    /// What was wrong, without the URL's query and without headers.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// Whether the request reached the server.
+    pub sent: Sent,
+    /// The limit that was passed, where [`Reason::TooLarge`] is the reason.
+    pub limit: Option<u64>,
+}
+
+/// The one road out: checks the scheme against the operator's exceptions, resolves the name, checks every
+/// address, dials the checked one, sends, does not follow redirects, and decodes.
+#[async_trait]
+pub trait Wire: Send + Sync {
+    /// Sends one request.
+    async fn exchange(&self, request: WireRequest) -> Result<WireResponse, WireError>;
+}
