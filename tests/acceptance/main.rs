@@ -1,1 +1,5 @@
-fn main() {}
+//! The acceptance tests: the `keyward` binary on loopback against real servers. One binary, so that it links once;
+//! `tidy` checks that no file here is forgotten.
+#![expect(clippy::unwrap_used, clippy::panic_in_result_fn, reason = "a test fails by panicking")]
+
+mod tidy;

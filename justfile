@@ -1,0 +1,74 @@
+# Recipes for Keyward. `./just --list` shows them; `./just` installs this tool where it is missing.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+cache := env("KEYWARD_BUILD_CACHE", env("XDG_CACHE_HOME", env("HOME") / ".cache") / "keyward-build")
+
+# Outside the checkout, so that a fresh clone finds what an earlier one built.
+export CARGO_TARGET_DIR := env("CARGO_TARGET_DIR", cache / "target")
+export KEYWARD_GUEST_TARGET_DIR := cache / "guests-target"
+export KEYWARD_TEST_GUESTS := cache / "guests"
+export KEYWARD_TEST_NODE := cache / "tools/bin/node"
+export PATH := cache / "tools/bin" + ":" + env("PATH")
+# With it, wasmtime captures a host backtrace for every guest fault, which is slow and changes messages.
+export RUST_BACKTRACE := "0"
+export CARGO_TERM_PROGRESS_WHEN := "never"
+
+# Shows the recipes.
+default:
+    @just --justfile {{ justfile() }} --list --unsorted
+
+# Installs what building and testing needs; leaves alone what is there.
+setup:
+    @.ci/setup.sh
+
+# Builds the `keyward` binary.
+build: setup
+    cargo build --quiet --package keyward-cli
+
+# Builds the connectors and the hostile guests of the tests into components.
+guests: build
+    @mkdir -p "$KEYWARD_TEST_GUESTS"
+    @for guest in plugins/hello plugins/github tests/guests/hostile; do \
+        "$CARGO_TARGET_DIR/debug/keyward" plugin build "$guest" --out "$KEYWARD_TEST_GUESTS/$(basename "$guest").wasm"; \
+    done
+
+# Shows the main job on real input: sign-in, a connector, an action, a flow, its history and the audit trail.
+demo: guests
+    @cargo run --quiet --package keyward-acceptance --bin demo
+
+# Runs the whole suite.
+test: _compile guests test-guests
+    cargo nextest run --workspace --no-fail-fast
+    cargo test --quiet --workspace --doc
+
+# Runs the tests of the SDK and of the connectors, natively.
+test-guests: setup
+    cd sdk-guest && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet
+    cd plugins && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet
+
+# Compiles everything that the suite runs, with one set of features.
+_compile: setup
+    cargo build --quiet --workspace --all-targets
+
+# Checks format and lints, and which dependencies come in.
+lint: setup
+    cargo fmt --all --check
+    for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all --check); done
+    cargo clippy --quiet --workspace --all-targets -- -D warnings
+    cargo deny --log-level error check bans licenses sources
+
+# Formats everything.
+format:
+    cargo fmt --all
+    for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all); done
+
+# Measures: a sandboxed call against the same request in native Rust, in one run.
+bench: setup
+    cargo build --quiet --release --package keyward-cli
+    @mkdir -p "$KEYWARD_TEST_GUESTS"
+    @"$CARGO_TARGET_DIR/release/keyward" plugin build tests/guests/bench --out "$KEYWARD_TEST_GUESTS/bench.wasm"
+    cargo bench --package keyward-acceptance
+
+# What continuous integration runs.
+ci: lint test demo
