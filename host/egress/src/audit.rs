@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use keyward_model::AuditRecord;
 
-/// Why a record could not be written. Nothing is sent then.
+/// Why a record could not be written. What it tells of is then not sent, or its answer is withheld.
 #[derive(Debug, thiserror::Error)]
 #[error("the audit trail cannot be written: {0}")]
 pub struct AuditError(#[source] pub Box<dyn std::error::Error + Send + Sync>);

@@ -1,5 +1,16 @@
 //! The one road out: policy, then credential, then wire.
+//!
+//! A guest's request comes in by [`Gate`] and leaves by [`HttpWire`]; there is no other HTTP client in the host.
+//! Read in this order: `gate.rs` (the order of things), `wire.rs` (what holds for every request), `guard.rs`
+//! (which addresses are dialled), `decode.rs` (plain bytes for the guest), `fault.rs` (what an error means).
 
 pub mod audit;
+mod decode;
+mod fault;
+mod gate;
+mod guard;
+mod wire;
 
 pub use audit::{AuditError, AuditSink};
+pub use gate::{Gate, RuleSource};
+pub use wire::{EgressError, HttpWire, WireConfig};

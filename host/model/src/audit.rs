@@ -44,6 +44,18 @@ pub struct AuditRecord {
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AuditEvent {
+    /// A guest's request that may change something is about to go out; `request-sent` follows it, unless the
+    /// host died between the two.
+    RequestPermitted {
+        /// The HTTP method.
+        method: String,
+        /// `host` or `host:port`.
+        host: String,
+        /// The declared path template that allowed it.
+        path_template: String,
+        /// The scopes that justified it.
+        scopes: Vec<String>,
+    },
     /// A guest's request went out, or failed on the way.
     RequestSent {
         /// The HTTP method.

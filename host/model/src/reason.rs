@@ -48,7 +48,7 @@ reasons! {
     UrlMalformed = "url-malformed",
     /// The scheme is http and the operator has not allowed that for this host.
     SchemeNotAllowed = "scheme-not-allowed",
-    /// The path holds encoded separators, dots, NUL, controls or raw non-ASCII, or is too long.
+    /// The path holds dot segments, parameters, encoded separators, NUL, controls or raw non-ASCII, or is too long.
     PathMalformed = "path-malformed",
     /// The manifest declares no endpoint of that name.
     EndpointUnknown = "endpoint-unknown",
@@ -60,7 +60,7 @@ reasons! {
     QueryNotAllowed = "query-not-allowed",
     /// The header belongs to the host.
     HeaderForbidden = "header-forbidden",
-    /// A header's name or value holds characters that HTTP does not allow.
+    /// A header's name or value holds characters that HTTP does not allow, or the headers are too many or too long.
     HeaderMalformed = "header-malformed",
     /// The action declares no requests at all, or is not declared.
     ActionUnknown = "action-unknown",
@@ -114,9 +114,11 @@ reasons! {
     OutputInvalid = "output-invalid",
     /// The action itself reports a failure.
     ActionFailed = "action-failed",
+    /// The call ended before the answer came.
+    Cancelled = "cancelled",
     /// A secret came back in the response and was replaced.
     SecretEchoed = "secret-echoed",
-    /// The audit trail or the store cannot be written, so nothing was sent.
+    /// The audit trail or the store cannot be written, so nothing was sent, or the answer is withheld.
     StoreFailed = "store-failed",
     /// A fault of the host.
     Internal = "internal",

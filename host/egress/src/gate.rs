@@ -1,0 +1,265 @@
+//! The order of things: rules, credential, wire, audit.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use futures_util::{StreamExt, stream};
+use keyward_model::{
+    ActionName, AuditEvent, AuditRecord, BodyStream, CallContext, ConnectorId, GuestRequest, GuestResponse, Outbound,
+    Reason, SendError, SendErrorKind, Sent, TenantId,
+};
+use keyward_policy::{ActionRules, Permit, printable_method};
+use keyward_vault::{CleanResponse, RedactionCount, Vault, WireLimits};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{audit::AuditSink, wire::HttpWire};
+
+/// Where the rules of an action come from.
+#[async_trait]
+pub trait RuleSource: Send + Sync {
+    /// The rules of `action`, compiled from the manifest that was consented to.
+    ///
+    /// # Errors
+    /// The connector is no longer installed or does not declare the action.
+    async fn rules(
+        &self,
+        tenant: &TenantId,
+        connector: &ConnectorId,
+        action: &ActionName,
+    ) -> Result<Arc<ActionRules>, SendError>;
+}
+
+/// The one function through which a guest's request goes out.
+///
+/// 1. The rules of the action are asked for a permit. Without one nothing is resolved, opened or sent.
+/// 2. The vault puts the credential in.
+/// 3. A request that may change something (RFC 9110 section 9.2.1: not safe) is written down. If that fails,
+///    it is not sent.
+/// 4. The wire sends it.
+/// 5. What became of it is written down. If that fails, the answer is withheld and the error tells that the
+///    request was sent.
+///
+/// So whatever a guest learns is on record already, denied requests as well, and after a crash no change is
+/// without a record. Where the caller goes away in the middle, the record is written behind its back, and a
+/// process that ends at that moment leaves the first of the two records of a change and none of a read.
+pub struct Gate {
+    rules: Arc<dyn RuleSource>,
+    vault: Arc<Vault>,
+    wire: Arc<HttpWire>,
+    audit: Arc<dyn AuditSink>,
+}
+
+impl Gate {
+    /// Puts the parts together.
+    pub fn new(rules: Arc<dyn RuleSource>, vault: Arc<Vault>, wire: Arc<HttpWire>, audit: Arc<dyn AuditSink>) -> Self {
+        Self { rules, vault, wire, audit }
+    }
+
+    /// Step 1; an error comes with the host, where the request could be understood that far.
+    async fn permit(&self, ctx: &CallContext, request: GuestRequest) -> Result<Permit, (SendError, Option<String>)> {
+        let unknown = |error| (error, None);
+        let rules = self.rules.rules(&ctx.tenant, &ctx.connector, &ctx.action).await.map_err(unknown)?;
+        let connection = match &ctx.connection {
+            Some(id) => Some(self.vault.connection(&ctx.tenant, id).await.map_err(|error| unknown(error.into()))?),
+            None => None,
+        };
+        rules.authorize(&ctx.tenant, connection.as_ref(), request).map_err(|mut denial| {
+            let host = denial.host.take();
+            (denial.into(), host)
+        })
+    }
+
+    /// Steps 2 to 4.
+    async fn exchange(&self, permit: Permit, departure: &Departure) -> Result<CleanResponse, SendError> {
+        let may_change = !permit.method().is_safe();
+        let ready = self.vault.apply(permit, departure.limits()).await?;
+        if may_change {
+            departure.trail.write(departure.permitted(), None).await?;
+        }
+        ready.send(&*self.wire).await
+    }
+}
+
+#[async_trait]
+impl Outbound for Gate {
+    async fn send(&self, ctx: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError> {
+        let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+        let method = printable_method(&request.method);
+        let permit = match self.permit(ctx, request).await {
+            Ok(permit) => permit,
+            Err((error, host)) => {
+                trail.write(AuditEvent::RequestDenied { method, host }, Some(error.reason)).await?;
+                return Err(error);
+            }
+        };
+        let mut departure = Departure::new(trail.clone(), &permit);
+        let outcome = self.exchange(permit, &departure).await;
+        let (status, reason) = match &outcome {
+            Ok(clean) => (Some(clean.response.status), None),
+            Err(error) => (None, Some(error.reason)),
+        };
+        let event = departure.arrived(status);
+        tracing::debug!(?event, ?reason, "request");
+        let sent = outcome.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes);
+        trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
+        let CleanResponse { response, redactions } = outcome?;
+        Ok(GuestResponse { body: watched(response.body, Watch { trail, redactions, over: false }), ..response })
+    }
+}
+
+/// The audit trail of one request.
+#[derive(Clone)]
+struct Trail {
+    audit: Arc<dyn AuditSink>,
+    ctx: CallContext,
+}
+
+impl Trail {
+    /// Writes one record; it is durable when this returns.
+    async fn write(&self, event: AuditEvent, reason: Option<Reason>) -> Result<(), SendError> {
+        let ctx = &self.ctx;
+        let record = AuditRecord {
+            id: Uuid::now_v7(),
+            at: OffsetDateTime::now_utc(),
+            tenant: ctx.tenant.clone(),
+            principal: ctx.principal.clone(),
+            run: ctx.run,
+            step: ctx.step.clone(),
+            call: Some(ctx.call),
+            connector: Some(ctx.connector.clone()),
+            action: Some(ctx.action.clone()),
+            connection: ctx.connection,
+            event,
+            reason,
+        };
+        self.audit.record(record).await.map_err(|error| {
+            tracing::error!(%error, call = %ctx.call, "the audit trail cannot be written");
+            SendError::new(SendErrorKind::Other, Reason::StoreFailed, "the audit trail cannot be written")
+                .hint("see the host's log for the cause; nothing goes on until it can be written")
+        })
+    }
+
+    /// Writes one record after the caller has gone away. Nobody is left to be told of a failure but the log.
+    fn write_behind(&self, event: AuditEvent, reason: Reason) {
+        let trail = self.clone();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move { trail.write(event, Some(reason)).await });
+        }
+    }
+}
+
+/// A permitted request on its way. Dropped before it arrived, it is on record as cancelled.
+struct Departure {
+    trail: Trail,
+    method: String,
+    host: String,
+    path_template: String,
+    scopes: Vec<String>,
+    started: Instant,
+    over: bool,
+}
+
+impl Departure {
+    fn new(trail: Trail, permit: &Permit) -> Self {
+        let url = permit.url();
+        let host = url.host_str().unwrap_or_default();
+        Self {
+            trail,
+            method: permit.method().to_string(),
+            host: url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
+            path_template: permit.path_template().to_owned(),
+            scopes: permit.scopes().to_vec(),
+            started: Instant::now(),
+            over: false,
+        }
+    }
+
+    /// Half of the call's time for one silence of a server, so that the guest can still tell of it.
+    fn limits(&self) -> WireLimits {
+        let limits = &self.trail.ctx.limits;
+        WireLimits { timeout: Duration::from_millis(limits.wall_ms / 2), response_bytes: limits.response_bytes }
+    }
+
+    fn permitted(&self) -> AuditEvent {
+        AuditEvent::RequestPermitted {
+            method: self.method.clone(),
+            host: self.host.clone(),
+            path_template: self.path_template.clone(),
+            scopes: self.scopes.clone(),
+        }
+    }
+
+    fn arrived(&mut self, status: Option<u16>) -> AuditEvent {
+        self.over = true;
+        AuditEvent::RequestSent {
+            method: self.method.clone(),
+            host: self.host.clone(),
+            path_template: self.path_template.clone(),
+            scopes: self.scopes.clone(),
+            status,
+            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        if !self.over {
+            let event = self.arrived(None);
+            self.trail.write_behind(event, Reason::Cancelled);
+        }
+    }
+}
+
+/// Sees to it that secrets which came back are on record when the body is over, or given up.
+struct Watch {
+    trail: Trail,
+    redactions: RedactionCount,
+    over: bool,
+}
+
+impl Watch {
+    fn event(&mut self) -> Option<AuditEvent> {
+        self.over = true;
+        let count = self.redactions.get();
+        (count > 0).then_some(AuditEvent::SecretRedacted { count })
+    }
+
+    async fn finish(mut self) -> Result<(), SendError> {
+        match self.event() {
+            Some(event) => self.trail.write(event, Some(Reason::SecretEchoed)).await.map_err(|e| e.sent(Sent::Yes)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.over
+            && let Some(event) = self.event()
+        {
+            self.trail.write_behind(event, Reason::SecretEchoed);
+        }
+    }
+}
+
+/// The same body; before its end is told, the watch finishes.
+fn watched(body: BodyStream, watch: Watch) -> BodyStream {
+    Box::pin(stream::unfold(Some((body, watch)), |reading| async {
+        let (mut body, watch) = reading?;
+        match body.next().await {
+            Some(Ok(chunk)) => Some((Ok(chunk), Some((body, watch)))),
+            end => match (watch.finish().await, end) {
+                (Err(error), _) | (Ok(()), Some(Err(error))) => Some((Err(error), None)),
+                (Ok(()), _) => None,
+            },
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests;

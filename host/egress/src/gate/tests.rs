@@ -1,0 +1,375 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod store;
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use axum::{Router, extract::Request, routing::any};
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use keyward_model::{
+    Body, CallId, ConnectionId, Digest, Principal, Target,
+    manifest::{Action, Endpoint, Limits, Manifest, Placement, RequestRule},
+};
+use keyward_policy::NetworkExceptions;
+use keyward_vault::{Catalogue, NewConnection, RootKeySource, Secret, StaticCredential, VaultOptions};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+};
+
+use super::*;
+use crate::{AuditError, WireConfig};
+
+const TOKEN: &str = "canary-test-token-0123456789";
+
+/// Hands every record to the test, or fails.
+struct Records {
+    written: mpsc::UnboundedSender<AuditRecord>,
+    broken: AtomicBool,
+}
+
+#[async_trait]
+impl AuditSink for Records {
+    async fn record(&self, record: AuditRecord) -> Result<(), AuditError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(AuditError("the disk of the test is full".into()));
+        }
+        self.written.send(record).unwrap();
+        Ok(())
+    }
+}
+
+/// Rules of the one action `act`.
+struct Rules(Option<Arc<ActionRules>>);
+
+#[async_trait]
+impl RuleSource for Rules {
+    async fn rules(&self, _: &TenantId, _: &ConnectorId, _: &ActionName) -> Result<Arc<ActionRules>, SendError> {
+        let unknown = || SendError::new(SendErrorKind::Denied, Reason::ActionUnknown, "the connector is gone");
+        self.0.clone().ok_or_else(unknown)
+    }
+}
+
+/// A gate over a vault with one connection, whose token is [`TOKEN`], to a server on loopback.
+struct World {
+    gate: Arc<Gate>,
+    ctx: CallContext,
+    records: Arc<Records>,
+    written: mpsc::UnboundedReceiver<AuditRecord>,
+}
+
+fn manifest() -> Manifest {
+    let rule = |method: &str, path: &str| RequestRule {
+        method: method.into(),
+        endpoint: "api".into(),
+        path: path.into(),
+        query: Vec::new(),
+    };
+    let action = Action {
+        title: "Act".into(),
+        description: String::new(),
+        requests: vec![rule("GET", "/items/{id}"), rule("POST", "/items")],
+        scopes: vec![vec!["repo".into()]],
+        idempotency: Default::default(),
+        limits: Default::default(),
+        input: Default::default(),
+        output: Default::default(),
+    };
+    Manifest {
+        name: "github".parse().unwrap(),
+        version: "1.0.0".into(),
+        title: "GitHub".into(),
+        description: String::new(),
+        provider: Some("github".into()),
+        endpoints: BTreeMap::from([(
+            "api".into(),
+            Endpoint { url: "https://api.github.com".into(), configurable: true },
+        )]),
+        credential: Some(Placement::Header { name: "authorization".into(), prefix: "Bearer ".into() }),
+        actions: BTreeMap::from([("act".parse().unwrap(), action)]),
+    }
+}
+
+impl World {
+    async fn new(server: SocketAddr) -> Self {
+        let network = NetworkExceptions {
+            private: vec![format!("127.0.0.1/32:{}", server.port()).parse().unwrap()],
+            http: vec![server.to_string().parse().unwrap()],
+        };
+        let wire = HttpWire::new(WireConfig {
+            network: network.clone(),
+            extra_roots_pem: Vec::new(),
+            connect_timeout: Duration::from_secs(5),
+        });
+        let wire = Arc::new(wire.unwrap());
+        let (vault, connection) = vault_with_connection(wire.clone(), format!("http://{server}")).await;
+        let rules = ActionRules::compile(&manifest(), &"act".parse().unwrap(), &network).unwrap();
+        let (sender, written) = mpsc::unbounded_channel();
+        let records = Arc::new(Records { written: sender, broken: AtomicBool::new(false) });
+        let gate = Gate::new(Arc::new(Rules(Some(Arc::new(rules)))), Arc::new(vault), wire, records.clone());
+        let ctx = CallContext {
+            tenant: TenantId::default(),
+            principal: Principal::local_administrator(),
+            call: CallId::new(),
+            run: None,
+            step: Some("/do/0".into()),
+            connector: ConnectorId {
+                name: "github".parse().unwrap(),
+                version: "1.0.0".into(),
+                digest: Digest::from_sha256([7; 32]),
+            },
+            action: "act".parse().unwrap(),
+            connection: Some(connection),
+            limits: Limits::default(),
+        };
+        Self { gate: Arc::new(gate), ctx, records, written }
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<GuestResponse, SendError> {
+        self.gate.send(&self.ctx, request(method, path)).await
+    }
+
+    /// What is on record by now, as `event` and `reason`.
+    fn recorded(&mut self) -> Vec<(AuditEvent, Option<Reason>)> {
+        std::iter::from_fn(|| self.written.try_recv().ok()).map(|record| (record.event, record.reason)).collect()
+    }
+
+    /// The next record, whenever it comes.
+    async fn next_record(&mut self) -> (AuditEvent, Option<Reason>) {
+        let record = self.written.recv().await.unwrap();
+        (record.event, record.reason)
+    }
+}
+
+async fn vault_with_connection(wire: Arc<HttpWire>, url: String) -> (Vault, ConnectionId) {
+    let store = Arc::new(store::MemoryStore::default());
+    let key = RootKeySource::Passphrase(Secret::from("a passphrase of the test".to_owned()));
+    let (tenant, principal) = (TenantId::default(), Principal::local_administrator());
+    Vault::initialise(&*store, &key, &tenant, &principal).await.unwrap();
+    let options = VaultOptions { wire, providers: Arc::new(Catalogue::builtin()) };
+    let vault = Vault::unlock(store, &key, options).await.unwrap();
+    let new = NewConnection {
+        tenant,
+        principal,
+        name: "work".parse().unwrap(),
+        owner: None,
+        provider: "github".into(),
+        issuer: None,
+        client: None,
+        scopes: ["repo".to_owned()].into(),
+        endpoints: BTreeMap::from([("api".into(), url)]),
+        reconnect: None,
+    };
+    let token = StaticCredential::Bearer(Secret::from(TOKEN.to_owned()));
+    let facts = vault.connect_static(new, token).await.unwrap();
+    (vault, facts.id)
+}
+
+fn request(method: Method, path: &str) -> GuestRequest {
+    let target = Target::Endpoint { endpoint: "api".into(), path: path.into() };
+    GuestRequest { method: method.to_string(), target, query: Vec::new(), headers: Vec::new(), body: Body::Empty }
+}
+
+/// A server that answers with what it was sent in `authorization`, and how many requests it has had.
+async fn echo() -> (SocketAddr, Arc<AtomicUsize>) {
+    let hits = Arc::new(AtomicUsize::new(0));
+    let counted = hits.clone();
+    let answer = move |request: Request| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let token =
+            request.headers().get("authorization").map_or(Bytes::new(), |v| Bytes::copy_from_slice(v.as_bytes()));
+        async move { (StatusCode::CREATED, token) }
+    };
+    (serve(Router::new().fallback(any(answer))).await, hits)
+}
+
+/// A server that never answers, and tells when it has a request.
+async fn silent() -> (SocketAddr, Arc<Notify>) {
+    let asked = Arc::new(Notify::new());
+    let tell = asked.clone();
+    let answer = move || {
+        tell.notify_one();
+        std::future::pending::<StatusCode>()
+    };
+    (serve(Router::new().fallback(any(answer))).await, asked)
+}
+
+async fn serve(router: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+async fn whole(response: GuestResponse) -> Result<String, SendError> {
+    let mut body = response.body;
+    let mut all = Vec::new();
+    while let Some(chunk) = body.next().await {
+        all.extend_from_slice(&chunk?);
+    }
+    Ok(String::from_utf8(all).unwrap())
+}
+
+fn sent(method: &str, server: SocketAddr, template: &str, status: Option<u16>, event: &AuditEvent) {
+    let AuditEvent::RequestSent { duration_ms, .. } = event else { panic!("{event:?}") };
+    let expected = AuditEvent::RequestSent {
+        method: method.into(),
+        host: server.to_string(),
+        path_template: template.into(),
+        scopes: vec!["repo".into()],
+        status,
+        duration_ms: *duration_ms,
+    };
+    assert_eq!(*event, expected);
+}
+
+#[tokio::test]
+async fn denied_request_never_reaches_the_wire_and_is_on_record() {
+    let (server, hits) = echo().await;
+    let mut world = World::new(server).await;
+    for (method, path, reason) in [
+        (Method::DELETE, "/items/1", Reason::PathNotAllowed),
+        (Method::GET, "/items/../secret", Reason::PathMalformed),
+        (Method::CONNECT, "/items/1", Reason::MethodForbidden),
+    ] {
+        let error = world.send(method.clone(), path).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (reason, Sent::No), "{method} {path}");
+        let denied = AuditEvent::RequestDenied { method: method.to_string(), host: Some(server.to_string()) };
+        assert_eq!(world.recorded(), [(denied, Some(reason))]);
+    }
+    assert_eq!(hits.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn record_names_who_asked_for_what() {
+    let (server, _) = echo().await;
+    let mut world = World::new(server).await;
+    world.send(Method::GET, "/items/1").await.unwrap();
+    let record = world.written.recv().await.unwrap();
+    let ctx = &world.ctx;
+    assert_eq!((&record.tenant, &record.principal, record.call), (&ctx.tenant, &ctx.principal, Some(ctx.call)));
+    assert_eq!((record.connector.as_ref(), record.action.as_ref()), (Some(&ctx.connector), Some(&ctx.action)));
+    assert_eq!((record.connection, record.step.as_ref()), (ctx.connection, ctx.step.as_ref()));
+}
+
+#[tokio::test]
+async fn token_reaches_the_server_and_never_the_guest() {
+    let (server, hits) = echo().await;
+    let mut world = World::new(server).await;
+    let response = world.send(Method::GET, "/items/1").await.unwrap();
+    assert_eq!(response.status, 201);
+    let records = world.recorded();
+    sent("GET", server, "/items/{id}", Some(201), &records[0].0);
+    assert_eq!(records.len(), 1, "{records:?}");
+
+    let text = whole(response).await.unwrap();
+    assert!(!text.contains(TOKEN) && text.contains("redacted"), "{text}");
+    assert_eq!(world.recorded(), [(AuditEvent::SecretRedacted { count: 1 }, Some(Reason::SecretEchoed))]);
+    assert_eq!(hits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn echoed_secret_is_on_record_though_nobody_reads_to_the_end() {
+    let (server, _) = echo().await;
+    let mut world = World::new(server).await;
+    let mut response = world.send(Method::GET, "/items/1").await.unwrap();
+    world.recorded();
+    response.body.next().await.unwrap().unwrap();
+    drop(response);
+    assert_eq!(world.next_record().await.1, Some(Reason::SecretEchoed));
+}
+
+#[tokio::test]
+async fn change_is_on_record_before_it_is_sent() {
+    let (server, asked) = silent().await;
+    let mut world = World::new(server).await;
+    let gate = world.gate.clone();
+    let ctx = world.ctx.clone();
+    let sending = tokio::spawn(async move { gate.send(&ctx, request(Method::POST, "/items")).await.map(drop) });
+    asked.notified().await;
+    let permitted = AuditEvent::RequestPermitted {
+        method: "POST".into(),
+        host: server.to_string(),
+        path_template: "/items".into(),
+        scopes: vec!["repo".into()],
+    };
+    assert_eq!(world.recorded(), [(permitted, None)]);
+
+    // The caller goes away.
+    sending.abort();
+    let (event, reason) = world.next_record().await;
+    sent("POST", server, "/items", None, &event);
+    assert_eq!(reason, Some(Reason::Cancelled));
+}
+
+#[tokio::test]
+async fn without_an_audit_trail_no_change_is_sent_and_no_answer_is_told() {
+    let (server, hits) = echo().await;
+    let world = World::new(server).await;
+    world.records.broken.store(true, Ordering::SeqCst);
+    for (method, path, delivered, requests) in [
+        (Method::POST, "/items", Sent::No, 0),
+        (Method::DELETE, "/items", Sent::No, 0),
+        (Method::GET, "/items/1", Sent::Yes, 1),
+    ] {
+        let error = world.send(method.clone(), path).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (Reason::StoreFailed, delivered), "{method}");
+        assert!(!error.message.contains("disk of the test"), "{}", error.message);
+        assert_eq!(hits.load(Ordering::SeqCst), requests, "{method}");
+    }
+}
+
+#[tokio::test]
+async fn answer_whose_redaction_cannot_be_recorded_does_not_end_well() {
+    let (server, _) = echo().await;
+    let world = World::new(server).await;
+    let response = world.send(Method::GET, "/items/1").await.unwrap();
+    world.records.broken.store(true, Ordering::SeqCst);
+    let error = whole(response).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::StoreFailed, Sent::Yes));
+}
+
+#[tokio::test]
+async fn request_that_fails_on_the_way_is_on_record() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut world = World::new(server).await;
+    let error = world.send(Method::GET, "/items/1").await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::Unreachable, Sent::No));
+    let records = world.recorded();
+    sent("GET", server, "/items/{id}", None, &records[0].0);
+    assert_eq!(records[0].1, Some(Reason::Unreachable));
+}
+
+#[tokio::test]
+async fn request_without_rules_or_connection_is_denied_and_on_record() {
+    let (server, hits) = echo().await;
+    let mut world = World::new(server).await;
+    world.ctx.connection = Some(ConnectionId::new());
+    let error = world.send(Method::GET, "/items/1").await.unwrap_err();
+    assert_eq!(error.reason, Reason::ConnectionUnknown);
+    world.ctx.connection = None;
+    let error = world.send(Method::GET, "/items/1").await.unwrap_err();
+    assert_eq!(error.reason, Reason::ConnectionMissing);
+
+    let gone = Gate { rules: Arc::new(Rules(None)), audit: world.records.clone(), ..world.gate.parts() };
+    let error = gone.send(&world.ctx, request(Method::GET, "/items/1")).await.unwrap_err();
+    assert_eq!(error.reason, Reason::ActionUnknown);
+
+    let denied = AuditEvent::RequestDenied { method: "GET".into(), host: None };
+    let reasons = [Reason::ConnectionUnknown, Reason::ConnectionMissing, Reason::ActionUnknown];
+    assert_eq!(world.recorded(), reasons.map(|reason| (denied.clone(), Some(reason))));
+    assert_eq!(hits.load(Ordering::SeqCst), 0);
+}
+
+impl Gate {
+    /// Another gate with the same parts.
+    fn parts(&self) -> Gate {
+        let Self { rules, vault, wire, audit } = self;
+        Gate::new(rules.clone(), vault.clone(), wire.clone(), audit.clone())
+    }
+}

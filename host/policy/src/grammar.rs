@@ -1,0 +1,56 @@
+//! What an author may write in a manifest, and what it allows. Only documentation.
+//!
+//! | in `connector.toml` | what may stand there | examples |
+//! |---|---|---|
+//! | `endpoints.<name>.url` | `https://`, a host, a port where it is not 443, a base path. No user information, query or fragment. `http://` or an address for a host is used only where the operator excepts it ([`crate::NetworkExceptions`]) | `https://api.github.com`, `https://graph.microsoft.com/v1.0` |
+//! | its host | a whole name, or `*.` and a name of at least two labels for every name below it. Letter case, a trailing dot and other scripts are folded. Such an endpoint is reached by absolute URLs alone | `api.example.com`, `*.sharepoint.com` |
+//! | `credential` | `in = "header"` with `name` and `prefix`, `in = "query"` with `name`, `in = "basic"`. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
+//! | `requests[].method` | a word in capitals, but not `CONNECT`, `TRACE`, `TRACK`. `GET` does not include `HEAD` | `GET`, `PATCH`, `PROPFIND` |
+//! | `requests[].path` | a template, see below | `/repos/{owner}/{repo}/issues` |
+//! | `requests[].query` | names as they are when decoded, or `*` for any. `*` leaves out `access_token` and `_method`, which must be listed. The credential's own name may not be listed | `["page", "per_page"]` |
+//! | `scopes` | sets of scope tokens (RFC 6749 section 3.3); one whole set must be granted | `[["repo"], ["public_repo"]]` |
+//!
+//! # Path templates
+//! A template is compared with the path below the base path, segment by segment, in decoded form
+//! ([`crate::CanonicalPath`]). It stands for the whole path: `/api` is neither `/apiary` nor `/api/` nor `/api/x`.
+//!
+//! | segment | stands for |
+//! |---|---|
+//! | `issues` | this text, in any encoding; letter case counts |
+//! | `{name}` or `*` | one segment that is not empty and has no encoded slash |
+//! | `{name}:append`, `users('{id}')` | such a segment with fixed text after or before the variable |
+//! | `{name%2F}` | the same as `{name}`, but encoded slashes may be in it |
+//! | `{name+}` or `**` | one or more segments, not all of them empty; once in a template, with or without fixed text |
+//! | nothing, after a `/` at the end | the path that ends in a slash |
+//!
+//! ```
+//! use keyward_policy::{CanonicalPath, PathTemplate};
+//! let allows = |template: &str, path: &str| {
+//!     let template: PathTemplate = template.parse().unwrap();
+//!     path.parse::<CanonicalPath>().is_ok_and(|path| template.matches(&path))
+//! };
+//! assert!(allows("/repos/{owner}/{repo}/issues", "/repos/rust-lang/rust/issues"));
+//! assert!(!allows("/repos/{owner}/{repo}/issues", "/repos/rust-lang/rust/issues/1"));
+//! assert!(!allows("/repos/{owner}/{repo}/issues", "/repos//rust/issues"));
+//! assert!(allows("/spreadsheets/{id}/values/{range}:append", "/spreadsheets/x/values/A1:B2:append"));
+//! assert!(allows("/drive/root:/{path+}:/content", "/drive/root:/Reports/2026.xlsx:/content"));
+//! assert!(allows("/projects/{id%2F}/issues", "/projects/group%2Fproject/issues"));
+//! assert!(!allows("/projects/{id}/issues", "/projects/group%2Fproject/issues"));
+//! assert!(!allows("/public/{rest+}", "/public/../secret"));
+//! ```
+//!
+//! Beware: `{name}` takes a colon as any other character, so `POST /values/{range}` allows `/values/A1:clear` too.
+//! Where an API has verbs after a colon, give the actions that need one a template with it, and see that no other
+//! template of the same method ends in a bare variable at that place.
+//!
+//! # Hosts
+//! ```
+//! use keyward_policy::{NetworkExceptions, check_endpoint_url};
+//! let reads = |url: &str| check_endpoint_url(url, &NetworkExceptions::default()).map(|url| url.to_string());
+//! assert_eq!(reads("https://API.example.com.:443/v1/").unwrap(), "https://api.example.com/v1");
+//! assert_eq!(reads("https://bücher.example").unwrap(), "https://xn--bcher-kva.example/");
+//! for wrong in ["https://user@api.example.com", "https://api.example.com/?a=b", "https://api.example.com/#x",
+//!     "ftp://api.example.com", "https://api.example.com:99999", "https://api.*", "https://127.1", "https://[::1"] {
+//!     assert!(reads(wrong).is_err(), "{wrong}");
+//! }
+//! ```

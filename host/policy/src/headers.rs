@@ -1,0 +1,229 @@
+//! Headers that a guest may set, and where a credential may go.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use keyward_model::{Reason, manifest::Placement};
+
+use crate::{
+    error::{Refusal, RuleError},
+    host::cut,
+};
+
+/// The most headers of a request.
+const MAX_HEADERS: usize = 100;
+/// The most bytes of all names and values together.
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// Headers that belong to the host, with `-` in the place of `_`, because many servers take the two for one.
+/// A name that ends in `*` stands for all that start so.
+const OF_THE_HOST: &[(&str, &str)] = &[
+    ("authorization", "the host places the credential"),
+    ("cookie", "the host places the credential"),
+    ("cookie2", "the host places the credential"),
+    ("proxy-*", "it is for proxies"),
+    ("host", "it follows from the URL"),
+    ("accept-encoding", "the host negotiates compression and decodes it"),
+    ("content-length", "it follows from the body"),
+    ("transfer-encoding", "it follows from the body"),
+    ("trailer", "trailers are not sent"),
+    ("te", "trailers are not read"),
+    ("connection", "it is for one hop"),
+    ("keep-alive", "it is for one hop"),
+    ("upgrade", "it is for one hop"),
+    ("http2-settings", "it is for one hop"),
+    ("expect", "it is for one hop"),
+    ("forwarded", "it would claim another origin"),
+    ("x-forwarded", "it would claim another origin"),
+    ("x-forwarded-*", "it would claim another origin"),
+    ("x-real-ip", "it would claim another origin"),
+    ("x-client-ip", "it would claim another origin"),
+    ("x-cluster-client-ip", "it would claim another origin"),
+    ("true-client-ip", "it would claim another origin"),
+    ("cf-connecting-ip", "it would claim another origin"),
+    ("via", "it would claim another origin"),
+    ("x-host", "it would name another host"),
+    ("x-http-host-override", "it would name another host"),
+    ("x-original-url", "it would name another path"),
+    ("x-original-uri", "it would name another path"),
+    ("x-rewrite-url", "it would name another path"),
+    ("x-http-method", "it would name another method"),
+    ("x-http-method-override", "it would name another method"),
+    ("x-method-override", "it would name another method"),
+];
+
+/// Of the host's headers, those that a manifest may name as the credential's place.
+const FOR_CREDENTIALS: &[&str] = &["authorization", "cookie"];
+
+fn reserved(name: &str) -> Option<&'static (&'static str, &'static str)> {
+    let name = name.replace('_', "-").to_ascii_lowercase();
+    OF_THE_HOST.iter().find(|(of_host, _)| match of_host.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == *of_host,
+    })
+}
+
+fn same_name(a: &str, b: &str) -> bool {
+    a.replace('_', "-").eq_ignore_ascii_case(&b.replace('_', "-"))
+}
+
+/// Checks a guest's headers. Nothing is dropped: what may not be sent is an error.
+pub(crate) fn check(headers: Vec<(String, Vec<u8>)>, placement: Option<&Placement>) -> Result<HeaderMap, Refusal> {
+    let malformed = |what: String| Refusal::new(Reason::HeaderMalformed, what);
+    if headers.len() > MAX_HEADERS {
+        return Err(malformed(format!("the request has more than {MAX_HEADERS} headers")));
+    }
+    if headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > MAX_HEADER_BYTES {
+        return Err(malformed(format!("the request has more than {MAX_HEADER_BYTES} bytes of headers")));
+    }
+    let mut checked = HeaderMap::with_capacity(headers.len());
+    for (name, value) in headers {
+        if let Some((_, why)) = reserved(&name) {
+            return Err(Refusal::new(
+                Reason::HeaderForbidden,
+                format!("the header {:?} belongs to the host: {why}", cut(&name)),
+            )
+            .hint("leave the header out"));
+        }
+        if matches!(placement, Some(Placement::Header { name: own, .. }) if same_name(own, &name)) {
+            return Err(Refusal::new(
+                Reason::HeaderForbidden,
+                format!("the header {:?} is where the host places the credential", cut(&name)),
+            )
+            .hint("leave the header out"));
+        }
+        let name_checked = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| malformed(format!("{:?} is not a header name", cut(&name))))?;
+        let value = HeaderValue::from_bytes(&value)
+            .map_err(|_| malformed(format!("the value of the header {:?} has a control character", cut(&name))))?;
+        checked.append(name_checked, value);
+    }
+    Ok(checked)
+}
+
+/// Checks where a manifest puts the credential.
+pub(crate) fn check_placement(placement: &Placement) -> Result<(), (&'static str, RuleError)> {
+    match placement {
+        Placement::Header { name, prefix } => {
+            if HeaderName::from_bytes(name.as_bytes()).is_err() {
+                return Err(("name", RuleError::new(format!("{:?} is not a header name", cut(name)))));
+            }
+            if let Some((of_host, why)) = reserved(name)
+                && !FOR_CREDENTIALS.contains(of_host)
+            {
+                return Err((
+                    "name",
+                    RuleError::new(format!("the header {:?} cannot hold a credential: {why}", cut(name))),
+                ));
+            }
+            if prefix.len() > 64 || !prefix.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+                return Err((
+                    "prefix",
+                    RuleError::new("the prefix of a credential is more than 64 characters or not printable ASCII"),
+                ));
+            }
+            if prefix.starts_with(' ') {
+                return Err(("prefix", RuleError::new("the prefix of a credential starts with a space")));
+            }
+            Ok(())
+        }
+        Placement::Query { name } => {
+            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~$".contains(&b)) {
+                return Err((
+                    "name",
+                    RuleError::new(format!("{:?} is not a query name for a credential", cut(name)))
+                        .hint("use letters, digits and any of `-._~$`"),
+                ));
+            }
+            Ok(())
+        }
+        Placement::Basic => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn one(name: &str, value: &[u8]) -> Result<HeaderMap, Refusal> {
+        check(
+            vec![(name.to_owned(), value.to_vec())],
+            Some(&Placement::Header { name: "X-Api-Key".into(), prefix: String::new() }),
+        )
+    }
+
+    #[test]
+    fn headers_of_the_host_are_refused_in_any_letter_case_and_with_underscores() {
+        for (name, _) in OF_THE_HOST {
+            let name = name.replace('*', "x");
+            for name in [name.clone(), name.to_uppercase(), name.replace('-', "_")] {
+                assert_eq!(one(&name, b"x").unwrap_err().reason, Reason::HeaderForbidden, "{name}");
+            }
+        }
+        for name in
+            ["Authorization", "aUTHORIZATION", "Host", "Accept-Encoding", "Transfer-Encoding", "X-Api-Key", "x_api_key"]
+        {
+            assert_eq!(one(name, b"x").unwrap_err().reason, Reason::HeaderForbidden, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_headers_pass() {
+        for name in [
+            "X-Request-Id",
+            "Next-Page-Token",
+            "X-Authenticated-User",
+            "Content-Type",
+            "If-None-Match",
+            "Range",
+            "User-Agent",
+        ] {
+            assert_eq!(one(name, b"a\tb \xc3\xa9").unwrap().len(), 1, "{name}");
+        }
+        let twice = vec![("A".to_owned(), b"1".to_vec()), ("a".to_owned(), b"2".to_vec())];
+        assert_eq!(check(twice, None).unwrap().get_all("a").iter().count(), 2);
+    }
+
+    #[test]
+    fn control_characters_and_broken_names_are_refused() {
+        for value in [&b"a\r\nb"[..], b"a\nb", b"a\rb", b"a\0b", b"\x7f", b"\x01"] {
+            assert_eq!(one("x-a", value).unwrap_err().reason, Reason::HeaderMalformed, "{value:?}");
+        }
+        for name in ["", "a b", "a:", ":authority", "a\r\nb", "a\0", "é", "a(b)"] {
+            assert_eq!(one(name, b"x").unwrap_err().reason, Reason::HeaderMalformed, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn too_many_or_too_long_headers_are_refused() {
+        let many = (0..=MAX_HEADERS).map(|n| (format!("x-{n}"), Vec::new())).collect();
+        assert!(check(many, None).is_err());
+        assert!(one("x-a", &vec![b'a'; MAX_HEADER_BYTES]).is_err());
+    }
+
+    #[test]
+    fn credential_goes_where_no_other_meaning_is() {
+        let header =
+            |name: &str, prefix: &str| check_placement(&Placement::Header { name: name.into(), prefix: prefix.into() });
+        for (name, prefix) in
+            [("Authorization", "Bearer "), ("X-Api-Key", ""), ("Cookie", "session="), ("Private-Token", "")]
+        {
+            assert!(header(name, prefix).is_ok(), "{name}");
+        }
+        for (name, prefix) in [
+            ("Host", ""),
+            ("Content-Length", ""),
+            ("Proxy-Authorization", ""),
+            ("a b", ""),
+            ("", ""),
+            ("X-Key", "a\nb"),
+            ("X-Key", "é"),
+            ("X-Key", " a"),
+        ] {
+            assert!(header(name, prefix).is_err(), "{name} {prefix:?}");
+        }
+        assert!(check_placement(&Placement::Query { name: "api_key".into() }).is_ok());
+        for name in ["", "a&b", "a=b", "a b", "*", "é"] {
+            assert!(check_placement(&Placement::Query { name: name.into() }).is_err(), "{name:?}");
+        }
+    }
+}

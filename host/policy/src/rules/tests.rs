@@ -1,0 +1,260 @@
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::result_large_err, reason = "the permit in the other variant is larger still")]
+
+use keyward_model::{Body, SendError, SendErrorKind};
+
+use super::*;
+use crate::testing::{connection, github};
+
+fn rules(action: &str) -> ActionRules {
+    compile(&github(), action)
+}
+
+fn compile(manifest: &Manifest, action: &str) -> ActionRules {
+    let network = NetworkExceptions {
+        private: vec!["127.0.0.1/32:4001".parse().unwrap()],
+        http: vec!["127.0.0.1:4001".parse().unwrap(), "lab.example.com:80".parse().unwrap()],
+    };
+    ActionRules::compile(manifest, &action.parse().unwrap(), &network).unwrap()
+}
+
+fn request(method: &str, path: &str) -> GuestRequest {
+    let target = Target::Endpoint { endpoint: "api".into(), path: path.into() };
+    GuestRequest { method: method.into(), target, query: Vec::new(), headers: Vec::new(), body: Body::Empty }
+}
+
+fn absolute(url: &str) -> GuestRequest {
+    GuestRequest { target: Target::Url(url.into()), ..request("GET", "") }
+}
+
+fn authorize(rules: &ActionRules, connection: &ConnectionFacts, request: GuestRequest) -> Result<Permit, Denial> {
+    rules.authorize(&TenantId::default(), Some(connection), request)
+}
+
+const ISSUE: &str = "/repos/o/r/issues/7";
+
+#[test]
+fn permit_tells_what_allowed_it() {
+    let connection = connection(&["public_repo", "read:user", "gist"]);
+    let permit = authorize(&rules("close-issue"), &connection, request("PATCH", ISSUE)).unwrap();
+    let parts = permit.into_parts();
+    assert_eq!(parts.url.as_str(), "https://api.github.com/repos/o/r/issues/7");
+    assert_eq!(parts.path_template, "/repos/{owner}/{repo}/issues/{number}");
+    assert_eq!(parts.scopes, ["public_repo", "read:user"]);
+    assert_eq!(parts.connection, Some(connection));
+    assert!(matches!(parts.placement, Some(Placement::Header { .. })));
+}
+
+#[test]
+fn query_pairs_follow_those_of_the_url() {
+    let rules = rules("get-issue");
+    let mut asked = absolute("https://api.github.com/repos/o/r/issues?page=2");
+    asked.query = vec![("page".into(), "a b".into())];
+    let permit = authorize(&rules, &connection(&[]), asked).unwrap();
+    assert_eq!(permit.url().as_str(), "https://api.github.com/repos/o/r/issues?page=2&page=a%20b");
+}
+
+#[test]
+fn call_without_its_connection_is_denied() {
+    let denied = |tenant: &str, connection: Option<&ConnectionFacts>| {
+        rules("get-issue").authorize(&tenant.parse().unwrap(), connection, request("GET", ISSUE)).unwrap_err().reason
+    };
+    assert_eq!(denied("default", None), Reason::ConnectionMissing);
+    assert_eq!(denied("other", Some(&connection(&[]))), Reason::ConnectionUnknown);
+    let slack = ConnectionFacts { provider: "slack".into(), ..connection(&[]) };
+    assert_eq!(denied("default", Some(&slack)), Reason::ConnectionWrongProvider);
+}
+
+#[test]
+fn connection_that_no_longer_works_must_be_connected_again() {
+    for state in [
+        ConnectionState::NeedsReconnect("the grant was revoked".into()),
+        ConnectionState::ClientRefused("invalid_client".into()),
+        ConnectionState::Revoked,
+    ] {
+        let connection = ConnectionFacts { state, ..connection(&[]) };
+        let denial = authorize(&rules("get-issue"), &connection, request("GET", ISSUE)).unwrap_err();
+        assert_eq!(denial.reason, Reason::ReconnectRequired);
+        assert_eq!(SendError::from(denial).kind, SendErrorKind::ReconnectRequired);
+    }
+}
+
+#[test]
+fn missing_scopes_are_those_of_the_set_that_lacks_least() {
+    let denial = authorize(&rules("close-issue"), &connection(&["gist"]), request("PATCH", ISSUE)).unwrap_err();
+    assert_eq!((denial.reason, &denial.missing_scopes[..]), (Reason::InsufficientScope, &["repo".to_owned()][..]));
+    let kind = SendErrorKind::InsufficientScope { missing: vec!["repo".into()] };
+    assert_eq!(SendError::from(denial).kind, kind);
+}
+
+#[test]
+fn rule_is_looked_for_before_scope_so_that_nobody_asks_for_a_scope_in_vain() {
+    let denial = authorize(&rules("close-issue"), &connection(&[]), request("DELETE", ISSUE)).unwrap_err();
+    assert_eq!(denial.reason, Reason::PathNotAllowed);
+}
+
+#[test]
+fn connector_without_a_provider_goes_without_the_connection() {
+    let mut manifest = github();
+    manifest.provider = None;
+    manifest.credential = None;
+    let permit = authorize(&compile(&manifest, "get-issue"), &connection(&[]), request("GET", ISSUE)).unwrap();
+    assert_eq!(permit.into_parts().connection, None);
+}
+
+#[test]
+fn action_without_requests_sends_none() {
+    let mut manifest = github();
+    manifest.actions.values_mut().for_each(|action| action.requests.clear());
+    let denial = authorize(&compile(&manifest, "get-issue"), &connection(&[]), request("GET", ISSUE)).unwrap_err();
+    assert_eq!(denial.reason, Reason::ActionUnknown);
+}
+
+#[test]
+fn own_url_stands_in_the_place_of_a_configurable_endpoint_alone() {
+    let mut connection = connection(&[]);
+    for (name, url) in [("api", "http://127.0.0.1:4001/api/v3/"), ("uploads", "https://evil.example")] {
+        connection.endpoints.insert(name.into(), url.into());
+    }
+    let rules = rules("get-issue");
+    let permit = authorize(&rules, &connection, request("GET", ISSUE)).unwrap();
+    assert_eq!(permit.url().as_str(), "http://127.0.0.1:4001/api/v3/repos/o/r/issues/7");
+    let next = "http://127.0.0.1:4001/api/v3/repos/o/r/issues?page=2";
+    assert_eq!(authorize(&rules, &connection, absolute(next)).unwrap().url().as_str(), next);
+    for (url, reason) in [
+        ("https://api.github.com/repos/o/r/issues", Reason::HostNotAllowed),
+        ("https://evil.example/repos/o/r/issues", Reason::HostNotAllowed),
+        ("http://127.0.0.1:4001/repos/o/r/issues", Reason::HostNotAllowed),
+    ] {
+        assert_eq!(authorize(&rules, &connection, absolute(url)).unwrap_err().reason, reason, "{url}");
+    }
+}
+
+#[test]
+fn own_url_is_checked_as_any_other() {
+    for (url, reason) in [
+        ("http://git.example.com", Reason::SchemeNotAllowed),
+        ("https://127.0.0.1:4002", Reason::AddressNotAllowed),
+        ("http://127.0.0.1:4002", Reason::SchemeNotAllowed),
+        ("http://lab.example.com:81", Reason::SchemeNotAllowed),
+        ("https://*.example.com", Reason::UrlMalformed),
+        ("https://a@example.com", Reason::UrlMalformed),
+        ("nonsense", Reason::UrlMalformed),
+    ] {
+        let mut connection = connection(&[]);
+        connection.endpoints.insert("api".into(), url.into());
+        let denial = authorize(&rules("get-issue"), &connection, request("GET", ISSUE)).unwrap_err();
+        assert_eq!(denial.reason, reason, "{url}");
+    }
+}
+
+#[test]
+fn unknown_endpoint_and_endpoint_of_many_hosts_have_no_paths() {
+    let mut manifest = github();
+    let sharepoint = keyward_model::manifest::Endpoint { url: "https://*.example.com".into(), configurable: false };
+    manifest.endpoints.insert("files".into(), sharepoint);
+    let rules = compile(&manifest, "get-issue");
+    for (name, reason) in [("nowhere", Reason::EndpointUnknown), ("files", Reason::HostNotAllowed)] {
+        let target = Target::Endpoint { endpoint: name.into(), path: "/".into() };
+        let denial = authorize(&rules, &connection(&[]), GuestRequest { target, ..request("GET", "") }).unwrap_err();
+        assert_eq!(denial.reason, reason, "{name}");
+    }
+}
+
+#[test]
+fn credential_query_parameter_is_refused_whatever_the_rule_allows() {
+    let mut manifest = github();
+    manifest.credential = Some(Placement::Query { name: "api_key".into() });
+    manifest.actions.values_mut().for_each(|action| action.requests[0].query = vec!["*".into()]);
+    let rules = compile(&manifest, "get-issue");
+    let pair = |name: &str| GuestRequest { query: vec![(name.into(), "x".into())], ..request("GET", ISSUE) };
+    for name in ["api_key", "API_KEY", " api_key"] {
+        let denial = authorize(&rules, &connection(&[]), pair(name)).unwrap_err();
+        assert_eq!(denial.reason, Reason::QueryNotAllowed, "{name}");
+    }
+    let url = "https://api.github.com/repos/o/r/issues/7?%61pi_key=x";
+    assert_eq!(authorize(&rules, &connection(&[]), absolute(url)).unwrap_err().reason, Reason::QueryNotAllowed);
+    assert!(authorize(&rules, &connection(&[]), pair("pageToken")).is_ok());
+}
+
+#[test]
+fn denial_names_method_and_host_for_the_audit() {
+    let deny = |request| {
+        let denial = authorize(&rules("get-issue"), &connection(&[]), request).unwrap_err();
+        (denial.method, denial.host)
+    };
+    assert_eq!(deny(request("DELETE", ISSUE)), ("DELETE".into(), Some("api.github.com".into())));
+    assert_eq!(deny(absolute("https://Evil.example:8443/x")), ("GET".into(), Some("evil.example:8443".into())));
+    assert_eq!(deny(absolute("https://evil.example/../x")), ("GET".into(), Some("evil.example".into())));
+    assert_eq!(deny(absolute("nonsense")), ("GET".into(), None));
+    assert_eq!(deny(request("DÉ\nLETE-AND-MUCH-MORE", ISSUE)).0, "D??LETE-AND-MUCH");
+}
+
+#[test]
+fn hint_is_the_line_that_would_allow_it() {
+    let hint = |action: &str, request| authorize(&rules(action), &connection(&[]), request).unwrap_err().hint.unwrap();
+    for (action, request, expected) in [
+        (
+            "get-issue",
+            request("PATCH", ISSUE),
+            r#"add to [actions.get-issue] requests: { method = "PATCH", endpoint = "api", path = "/repos/{owner}/{repo}/issues/{number}" }"#,
+        ),
+        (
+            "get-issue",
+            request("GET", "/repos/o/r/pulls/7/files"),
+            r#"add to [actions.get-issue] requests: { method = "GET", endpoint = "api", path = "/repos/{owner}/{repo}/pulls/{id}/files" }"#,
+        ),
+        (
+            "get-issue",
+            GuestRequest {
+                query: vec![
+                    ("page".into(), "1".into()),
+                    ("per_page".into(), "5".into()),
+                    ("per_page".into(), "6".into()),
+                ],
+                ..request("GET", "/repos/o/r/issues")
+            },
+            r#"add to [actions.get-issue] requests: { method = "GET", endpoint = "api", path = "/repos/{owner}/{repo}/issues", query = ["page", "per_page"] }"#,
+        ),
+        (
+            "get-issue",
+            absolute("https://uploads.github.com/v1/files"),
+            r#"add to [actions.get-issue] requests: { method = "GET", endpoint = "uploads", path = "/files" }"#,
+        ),
+        (
+            "get-issue",
+            absolute("https://codeload.github.com/x"),
+            r#"add to the manifest: `[endpoints.<name>]` with `url = "https://codeload.github.com"`"#,
+        ),
+        ("close-issue", request("PATCH", ISSUE), "connect work again with the scope repo"),
+    ] {
+        assert_eq!(hint(action, request), expected);
+    }
+}
+
+#[test]
+fn hint_for_the_operator_is_the_line_of_the_configuration() {
+    let hint = |url: &str| {
+        let mut connection = connection(&[]);
+        connection.endpoints.insert("api".into(), url.into());
+        authorize(&rules("get-issue"), &connection, request("GET", ISSUE)).unwrap_err().hint.unwrap()
+    };
+    assert_eq!(
+        hint("http://git.example.com:3000"),
+        r#"use https, or the operator adds `http = ["git.example.com:3000"]` to `[network]`"#
+    );
+    assert_eq!(
+        hint("https://10.0.0.1"),
+        r#"name a host, or the operator adds `private = ["10.0.0.1/32:443"]` to `[network]`"#
+    );
+}
+
+#[test]
+fn message_holds_neither_query_values_nor_header_values() {
+    let asked = GuestRequest { query: vec![("q".into(), "canary".into())], ..request("GET", ISSUE) };
+    let denial = authorize(&rules("get-issue"), &connection(&[]), asked).unwrap_err();
+    assert!(!format!("{denial:?}").contains("canary"));
+    let headers = vec![("x-a".into(), b"canary\n".to_vec())];
+    let denial = authorize(&rules("get-issue"), &connection(&[]), GuestRequest { headers, ..request("GET", ISSUE) });
+    assert!(!format!("{:?}", denial.unwrap_err()).contains("canary"));
+}
