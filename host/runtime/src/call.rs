@@ -1,0 +1,219 @@
+//! The state of one call: what the guest was given, and what it has used of it.
+
+use std::{
+    collections::VecDeque,
+    mem::discriminant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use keyward_model::{CallContext, LogLevel, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::WasiCtx;
+
+use crate::{
+    limits::{CpuMeter, MemoryLimiter},
+    log::CallLog,
+};
+
+/// Resources that one call may hold at once; each costs the host some hundred bytes.
+pub(crate) const MAX_RESOURCES: usize = 16_384;
+
+/// The guest's handle to the connection. It holds nothing: what it stands for is in [`CallContext`].
+#[expect(unreachable_pub, reason = "the generated bindings re-export it")]
+pub struct Connection;
+
+/// What the store of one call holds.
+pub(crate) struct CallState {
+    pub(crate) context: Arc<CallContext>,
+    pub(crate) outbound: Arc<dyn Outbound>,
+    pub(crate) table: ResourceTable,
+    pub(crate) usage: Usage,
+    pub(crate) memory: MemoryLimiter,
+    pub(crate) meter: Arc<CpuMeter>,
+    /// Shared with the streams of a WASI guest, and held for one line only.
+    pub(crate) log: Arc<Mutex<CallLog>>,
+    /// Made when a WASI guest first uses it: other guests do not pay for it.
+    pub(crate) wasi: Option<Box<WasiCtx>>,
+}
+
+impl CallState {
+    /// The state at the beginning.
+    pub(crate) fn new(context: Arc<CallContext>, outbound: Arc<dyn Outbound>) -> Self {
+        let limits = context.limits;
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
+        Self {
+            context,
+            outbound,
+            table,
+            usage: Usage::new(limits),
+            memory: MemoryLimiter::new(limits.memory_bytes),
+            meter: Arc::new(CpuMeter::new()),
+            log: Arc::new(Mutex::new(CallLog::new(limits.log_bytes))),
+            wasi: None,
+        }
+    }
+
+    /// The log, locked.
+    pub(crate) fn log(&self) -> MutexGuard<'_, CallLog> {
+        lock(&self.log)
+    }
+
+    /// The last line in which the guest told of a panic: `panicked at <place>: <text>`. The SDK writes it from
+    /// its panic hook, because a trap carries no text.
+    pub(crate) fn panic_line(&self) -> Option<String> {
+        let mut log = self.log();
+        let line = log
+            .lines()
+            .iter()
+            .rev()
+            .find(|line| line.level == LogLevel::Error && line.text.starts_with("panicked at "))?;
+        Some(line.text.clone())
+    }
+}
+
+/// Locks a log. A panic while it is held leaves it as it was between two lines, so poison does not matter.
+pub(crate) fn lock(log: &Mutex<CallLog>) -> MutexGuard<'_, CallLog> {
+    log.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one call has used of its requests and bytes, and what became of its requests.
+pub(crate) struct Usage {
+    limits: Limits,
+    pub(crate) requests: u32,
+    pub(crate) request_bytes: u64,
+    pub(crate) response_bytes: u64,
+    pub(crate) delivery: Delivery,
+    /// The last errors that the host gave the guest, as the host knows them.
+    told: VecDeque<SendError>,
+}
+
+/// So many errors are remembered: a guest passes on one of the last, if any.
+const MAX_TOLD: usize = 16;
+
+impl Usage {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            requests: 0,
+            request_bytes: 0,
+            response_bytes: 0,
+            delivery: Delivery { known: Sent::No, open: 0 },
+            told: VecDeque::new(),
+        }
+    }
+
+    /// Counts a request, whether it will be sent or refused.
+    pub(crate) fn request(&mut self) -> Result<(), SendError> {
+        if self.requests >= self.limits.requests {
+            return Err(SendError::new(
+                SendErrorKind::RateLimited { retry_after: None },
+                Reason::RequestLimit,
+                format!("the call has made {} requests, and may not make more", self.requests),
+            )
+            .hint("raise `limits.requests` of the action in connector.toml"));
+        }
+        self.requests += 1;
+        Ok(())
+    }
+
+    /// Counts bytes of a request's body before they are sent.
+    pub(crate) fn sending(&mut self, bytes: usize) -> Result<(), SendError> {
+        let limit = self.limits.request_bytes;
+        add_within(&mut self.request_bytes, bytes, limit).map_err(|()| {
+            SendError::new(
+                SendErrorKind::TooLarge { limit },
+                Reason::TooLarge,
+                format!("the bodies of the call's requests are larger than {limit} bytes"),
+            )
+            .hint("raise `limits.request_bytes` of the action in connector.toml")
+        })
+    }
+
+    /// Counts bytes of a response's body before the guest sees them.
+    pub(crate) fn received(&mut self, bytes: usize) -> Result<(), SendError> {
+        let limit = self.limits.response_bytes;
+        add_within(&mut self.response_bytes, bytes, limit).map_err(|()| {
+            SendError::new(
+                SendErrorKind::TooLarge { limit },
+                Reason::TooLarge,
+                format!("the bodies of the call's responses are larger than {limit} bytes"),
+            )
+            .hint("raise `limits.response_bytes` of the action in connector.toml, or ask the API for smaller pages")
+            .sent(Sent::Yes)
+        })
+    }
+
+    /// Remembers an error that the guest is told.
+    pub(crate) fn tell(&mut self, error: &SendError) {
+        if self.told.len() == MAX_TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(error.clone());
+    }
+
+    /// The error that the guest passes on as `claimed`, in the host's own words, if the host told it that.
+    ///
+    /// A guest can build any error; only one that the host gave may speak of the connection or of policy.
+    pub(crate) fn told(&self, claimed: &SendError) -> Option<&SendError> {
+        self.told.iter().rev().find(|error| {
+            discriminant(&error.kind) == discriminant(&claimed.kind)
+                && error.reason == claimed.reason
+                && error.message == claimed.message
+        })
+    }
+}
+
+/// Adds `bytes` to `used` unless that passes `limit`.
+fn add_within(used: &mut u64, bytes: usize, limit: u64) -> Result<(), ()> {
+    match used.checked_add(bytes as u64) {
+        Some(sum) if sum <= limit => {
+            *used = sum;
+            Ok(())
+        }
+        _ => Err(()),
+    }
+}
+
+/// What is known about the delivery of those requests of a call that can have a side effect.
+pub(crate) struct Delivery {
+    known: Sent,
+    open: u32,
+}
+
+/// A request whose delivery is not known yet. If it is never settled, it may have been delivered.
+#[must_use]
+pub(crate) struct Undelivered {
+    counts: bool,
+}
+
+impl Delivery {
+    /// A request is about to be sent. `GET` and `HEAD` have no side effect (RFC 9110 section 9.2.1).
+    pub(crate) fn begin(&mut self, method: &str) -> Undelivered {
+        let counts = !matches!(method, "GET" | "HEAD");
+        self.open += u32::from(counts);
+        Undelivered { counts }
+    }
+
+    /// Its delivery is known.
+    pub(crate) fn settle(&mut self, request: Undelivered, sent: Sent) {
+        if request.counts {
+            self.open -= 1;
+            self.known = surer(self.known, sent);
+        }
+    }
+
+    /// Whether a request with a side effect reached a server so far.
+    pub(crate) fn so_far(&self) -> Sent {
+        if self.open > 0 { surer(self.known, Sent::Maybe) } else { self.known }
+    }
+}
+
+/// The one of two that says more about delivery.
+fn surer(one: Sent, other: Sent) -> Sent {
+    match (one, other) {
+        (Sent::Yes, _) | (_, Sent::Yes) => Sent::Yes,
+        (Sent::Maybe, _) | (_, Sent::Maybe) => Sent::Maybe,
+        (Sent::No, Sent::No) => Sent::No,
+    }
+}

@@ -1,0 +1,238 @@
+//! What a call that ended without output looked like to the host, told as a typed error.
+
+use std::time::Duration;
+
+use keyward_model::{InvokeError, InvokeErrorKind, Reason, SendError, SendErrorKind, manifest::Limits};
+use wasmtime::{Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
+
+use crate::{
+    bindings::v0_1::exports::keyward::connector::actions::{ActionError, Failure},
+    call::CallState,
+    convert,
+    exchange::Misuse,
+    limits::Breach,
+    log::for_people,
+    wasi::SocketsDenied,
+};
+
+/// The most bytes of a guest's own words in an error.
+const MAX_WORDS: usize = 2 << 10;
+/// The most bytes of an action's own code.
+const MAX_CODE: usize = 64;
+/// The most bytes of a stack frame's name or a log line beside a crash.
+const MAX_FRAME: usize = 400;
+/// So many of the last log lines go with a crash.
+const LAST_LINES: usize = 10;
+/// A memory fault this near below address 0 is taken for an overflow of the guest's stack: no frame is larger.
+const LARGEST_FRAME: u64 = 16 << 20;
+
+/// The guest was stopped or crashed.
+pub(crate) fn crashed(error: &wasmtime::Error, state: &CallState) -> InvokeError {
+    let (reason, message, hint) = cause(error, state);
+    let mut failure = InvokeError::new(InvokeErrorKind::Guest, reason, message);
+    failure.hint = hint;
+    failure.sent = state.usage.delivery.so_far();
+    failure.backtrace = trace(error.downcast_ref(), state);
+    failure
+}
+
+/// The call took too long.
+pub(crate) fn took_too_long(state: &CallState) -> InvokeError {
+    let limit = state.context.limits.wall_ms;
+    let message = format!("the call took longer than {limit} ms");
+    let mut failure = InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
+        .hint("raise `limits.wall_ms` of the action in connector.toml, or find out what it waits for");
+    failure.sent = state.usage.delivery.so_far();
+    failure.backtrace = trace(None, state);
+    failure
+}
+
+/// The call waited too long for its turn.
+pub(crate) fn no_turn(limits: &Limits) -> InvokeError {
+    let message = format!("too many calls run at once: none ended within {} ms", limits.wall_ms);
+    InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
+        .hint("allow more concurrent calls, or call less often")
+}
+
+/// The action says that it failed.
+pub(crate) fn reported(error: ActionError, state: &CallState) -> InvokeError {
+    let mut failure = match error {
+        ActionError::UnknownAction(name) => {
+            let message = format!("the connector has no action {:?}", for_people(&name, MAX_CODE));
+            InvokeError::new(InvokeErrorKind::NotFound, Reason::ActionUnknown, message)
+                .hint("the manifest declares it and the component does not have it: its author must build it again")
+        }
+        ActionError::InvalidInput(text) => {
+            InvokeError::new(InvokeErrorKind::Validation, Reason::InputInvalid, for_people(&text, MAX_WORDS))
+        }
+        ActionError::Http(error) => {
+            let claimed = convert::claimed_error(error);
+            match state.usage.told(&claimed) {
+                Some(error) => request_failed(error),
+                // The host said no such thing in this call: it is the guest's own failure in an HTTP error's dress.
+                None => InvokeError::new(
+                    InvokeErrorKind::Action { code: "http".to_owned() },
+                    Reason::ActionFailed,
+                    for_people(&claimed.message, MAX_WORDS),
+                ),
+            }
+        }
+        ActionError::Failed(failure) => failed(failure),
+        ActionError::Other(text) => InvokeError::new(
+            InvokeErrorKind::Action { code: "other".to_owned() },
+            Reason::ActionFailed,
+            for_people(&text, MAX_WORDS),
+        ),
+    };
+    failure.sent = state.usage.delivery.so_far();
+    failure
+}
+
+fn failed(failure: Failure) -> InvokeError {
+    let Failure { code, message, status, retryable: _, retry_after_ms } = failure;
+    let mut error = InvokeError::new(
+        InvokeErrorKind::Action { code: for_people(&code, MAX_CODE) },
+        Reason::ActionFailed,
+        for_people(&message, MAX_WORDS),
+    );
+    error.status = status;
+    error.retry_after = retry_after_ms.map(Duration::from_millis);
+    error
+}
+
+/// A request failed and the action passed that on.
+fn request_failed(error: &SendError) -> InvokeError {
+    let mut retry_after = None;
+    let kind = match &error.kind {
+        SendErrorKind::Denied => InvokeErrorKind::Denied,
+        SendErrorKind::InsufficientScope { missing } => InvokeErrorKind::InsufficientScope { missing: missing.clone() },
+        SendErrorKind::ReconnectRequired => InvokeErrorKind::Connection,
+        SendErrorKind::RateLimited { retry_after: delay } => {
+            retry_after = *delay;
+            InvokeErrorKind::RateLimited
+        }
+        SendErrorKind::Timeout => InvokeErrorKind::Timeout,
+        _ => InvokeErrorKind::Communication,
+    };
+    let mut failure = InvokeError::new(kind, error.reason, error.message.clone());
+    failure.hint = error.hint.clone();
+    failure.retry_after = retry_after;
+    failure
+}
+
+/// What stopped the guest: the reason, the words for it, and what to do.
+fn cause(error: &wasmtime::Error, state: &CallState) -> (Reason, String, Option<String>) {
+    let raise = |limit: &str| {
+        Some(format!("raise `limits.{limit}` of the action in connector.toml, or let it do less at once"))
+    };
+    if let Some(breach) = error.downcast_ref::<Breach>() {
+        return match breach {
+            Breach::Memory { .. } => (Reason::MemoryLimit, breach.to_string(), raise("memory_bytes")),
+            Breach::Cpu { .. } => (Reason::CpuLimit, breach.to_string(), raise("cpu_ms")),
+        };
+    }
+    if let Some(denied) = error.downcast_ref::<SocketsDenied>() {
+        return (Reason::GuestTrap, denied.to_string(), None);
+    }
+    if let Some(misuse) = error.downcast_ref::<Misuse>() {
+        return (Reason::GuestTrap, misuse.to_string(), None);
+    }
+    if let Some(exit) = error.downcast_ref::<I32Exit>() {
+        return (Reason::GuestTrap, format!("the guest ended itself with exit code {}", exit.0), None);
+    }
+    let too_deep = Some("look for a recursion without end, or large local arrays".to_owned());
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => (Reason::StackOverflow, "the guest's stack overflowed".to_owned(), too_deep),
+        // A compiled language keeps most of its stack in linear memory, where an overflow is a plain memory
+        // fault. With the usual layout, the stack below the data, it runs below address 0. A wild pointer can
+        // point there as well, so the words say what was seen.
+        Some(Trap::MemoryOutOfBounds) if fault_address(error).is_some_and(is_below_zero) => (
+            Reason::StackOverflow,
+            "the guest used memory just below address 0, as a stack that overflows does".to_owned(),
+            too_deep,
+        ),
+        Some(trap) => match state.panic_line() {
+            Some(line) => (Reason::GuestTrap, format!("the guest {}", for_people(&line, MAX_WORDS)), None),
+            None => (Reason::GuestTrap, format!("the guest crashed: {trap}"), None),
+        },
+        None => (
+            Reason::GuestTrap,
+            format!("the guest was stopped: {}", for_people(&error.root_cause().to_string(), MAX_WORDS)),
+            None,
+        ),
+    }
+}
+
+/// The address of a memory fault. Wasmtime tells it as text only.
+fn fault_address(error: &wasmtime::Error) -> Option<u64> {
+    error.chain().find_map(|cause| {
+        let text = cause.to_string();
+        let (address, _) = text.strip_prefix("memory fault at wasm address 0x")?.split_once(' ')?;
+        u64::from_str_radix(address, 16).ok()
+    })
+}
+
+/// Addresses are unsigned 32-bit numbers to which an offset is added, so just below 0 is just around 2^32.
+fn is_below_zero(address: u64) -> bool {
+    address.abs_diff(1 << 32) <= LARGEST_FRAME
+}
+
+/// For the author: the guest's call stack with demangled names, and its last words.
+fn trace(backtrace: Option<&WasmBacktrace>, state: &CallState) -> Option<String> {
+    let mut lines = Vec::new();
+    if let Some(backtrace) = backtrace {
+        // The first line of wasmtime's text is a heading. The names are the guest's own words.
+        lines.extend(backtrace.to_string().lines().skip(1).map(|frame| without_hashes(&for_people(frame, MAX_FRAME))));
+    }
+    let mut log = state.log();
+    let last = log.lines();
+    let last = &last[last.len().saturating_sub(LAST_LINES)..];
+    if !last.is_empty() {
+        lines.push("last log lines:".to_owned());
+        lines.extend(last.iter().map(|line| format!("  {}", for_people(&line.text, MAX_FRAME))));
+    }
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+/// A frame without the hashes that Rust puts behind each crate's name: `core[ee2a015990f71d14]::fmt`.
+fn without_hashes(frame: &str) -> String {
+    let mut text = String::with_capacity(frame.len());
+    let mut rest = frame;
+    while let Some((before, after)) = rest.split_once('[') {
+        text.push_str(before);
+        match after.split_once(']') {
+            Some((hash, next)) if hash.len() > 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => rest = next,
+            _ => {
+                text.push('[');
+                rest = after;
+            }
+        }
+    }
+    text + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_is_shown_without_the_hashes_of_its_crates() {
+        for (frame, shown) in [
+            ("guest.wasm!core[ee2a015990f71d14]::fmt::<a[b1da763420d3931]::T>", "guest.wasm!core::fmt::<a::T>"),
+            ("guest.wasm!sum::<[u8; 4]>", "guest.wasm!sum::<[u8; 4]>"),
+            ("<[T]>::sort [deadbeef", "<[T]>::sort [deadbeef"),
+        ] {
+            assert_eq!(without_hashes(frame), shown);
+        }
+    }
+
+    #[test]
+    fn fault_near_address_zero_is_an_overflow_and_one_elsewhere_is_not() {
+        for (address, below) in
+            [(0xffff_fff8, true), (0x1_0000_0010, true), (0xff00_0000, true), (0x2000_0000, false), (0, false)]
+        {
+            assert_eq!(is_below_zero(address), below, "{address:#x}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! One call from its name to its outcome.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use keyward_model::{
+    ActionCall, ActionOutcome, CallContext, CallId, CallStats, Digest, Invoke, InvokeError, InvokeErrorKind, Outbound,
+    Reason,
+    manifest::{LimitOverrides, Limits},
+};
+use serde_json::Value;
+use tokio::{sync::Semaphore, time::timeout_at};
+use tracing::{Instrument, field, info_span};
+use wasmtime::{Engine, Store, UpdateDeadline};
+
+use crate::{
+    Catalog, Resolved, RuntimeError,
+    bindings::v0_1::{
+        ConnectorPre,
+        exports::keyward::connector::actions::{ActionError, Invocation},
+    },
+    cache::Cache,
+    call::{CallState, Connection, MAX_RESOURCES},
+    connectors::Connectors,
+    engine::{self, Clock},
+    failure,
+    limits::Breach,
+};
+
+/// The largest output that is taken, bytes of JSON. It is kept in a flow's journal.
+const MAX_OUTPUT: usize = 16 << 20;
+
+/// How a [`Runtime`] is set up.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// Where compiled components are kept. It is made if it is missing, and must be ours alone.
+    pub cache_dir: PathBuf,
+    /// How many calls run at once; more wait for their turn, first come first served, within their
+    /// wall-clock limit. Each reserves 16 GiB of address space, and no memory until it runs.
+    pub max_concurrent_calls: u32,
+    /// The most that any call may use, whatever its own limits say.
+    pub ceiling: Limits,
+}
+
+/// The sandbox: runs actions of connectors, each call in a fresh instance of its own.
+///
+/// Calls run on the Tokio runtime of the caller, which must be built with `event_interval(1)`: guests yield
+/// every millisecond, and with Tokio's default of 61 polls between two looks at the network a single guest
+/// that computes makes every other call wait for more than a second.
+pub struct Runtime {
+    engine: Engine,
+    clock: Clock,
+    connectors: Connectors,
+    turns: Semaphore,
+    ceiling: Limits,
+    catalog: Arc<dyn Catalog>,
+    outbound: Arc<dyn Outbound>,
+}
+
+impl Runtime {
+    /// Starts the engine.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Engine`] if it does not start on this machine, [`RuntimeError::CacheDirectory`] if
+    /// compiled components are not safe there.
+    pub fn new(
+        config: RuntimeConfig,
+        catalog: Arc<dyn Catalog>,
+        outbound: Arc<dyn Outbound>,
+    ) -> Result<Self, RuntimeError> {
+        let RuntimeConfig { cache_dir, max_concurrent_calls, ceiling } = config;
+        let engine = engine::engine(max_concurrent_calls, &ceiling)?;
+        let cache = Cache::open(&engine, &cache_dir)?;
+        Ok(Self {
+            clock: Clock::start(&engine)?,
+            connectors: Connectors::new(&engine, cache)?,
+            turns: Semaphore::new(max_concurrent_calls as usize),
+            engine,
+            ceiling,
+            catalog,
+            outbound,
+        })
+    }
+
+    /// Compiles the component into the cache and links it, so that its first call is as quick as any other.
+    /// This finds every fault of a component that can be found without running it.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Read`] if the file cannot be read, [`RuntimeError::Unsuitable`] if it has another
+    /// digest, does not compile or does not fit the contract.
+    pub async fn precompile(&self, component: &Path, digest: &Digest) -> Result<(), RuntimeError> {
+        let ready = self.connectors.get(digest);
+        self.connectors.load(&ready, digest, component).await.map(|_| ())
+    }
+
+    async fn call(
+        &self,
+        call: ActionCall,
+        resolved: Resolved,
+        context: CallContext,
+    ) -> Result<ActionOutcome, InvokeError> {
+        let digest = resolved.connector.digest;
+        let ready = self.connectors.get(&digest);
+        let schemas = ready.schemas(&call.action.action, &resolved.action)?;
+        schemas.check_input(&call.input)?;
+        let component = self.connectors.load(&ready, &digest, &resolved.component).await.map_err(unusable)?;
+
+        // From here on the wall-clock limit counts; compiling a connector is not its call's fault.
+        let deadline = deadline(context.limits.wall_ms);
+        // Declared before the store, so that it is given back after the store's slot is free.
+        let _turn = timeout_at(deadline, self.turns.acquire())
+            .await
+            .map_err(|_| failure::no_turn(&context.limits))?
+            .map_err(|_| InvokeError::new(InvokeErrorKind::Internal, Reason::Internal, "the sandbox is shut down"))?;
+        let _ticking = self.clock.hold();
+        let invocation = Invocation {
+            action: call.action.action.as_str().to_owned(),
+            input: call.input.to_string(),
+            idempotency_key: call.idempotency_key,
+            attempt: call.attempt,
+        };
+        let mut store = self.store(CallState::new(Arc::new(context), self.outbound.clone()));
+        let meter = store.data().meter.clone();
+        let start = meter.start();
+        let run = meter.charge(run(&mut store, component, &invocation));
+        let result = timeout_at(deadline, run).await;
+
+        let state = store.data_mut();
+        let text = match result {
+            Ok(Ok(Ok(text))) => text,
+            Ok(Ok(Err(error))) => return Err(failure::reported(error, state)),
+            Ok(Err(error)) => return Err(failure::crashed(&error, state)),
+            Err(_) => return Err(failure::took_too_long(state)),
+        };
+        let output = output(&text).and_then(|output| schemas.check_output(&output).map(|()| output));
+        Ok(ActionOutcome {
+            output: output.map_err(|error| InvokeError { sent: state.usage.delivery.so_far(), ..error })?,
+            log: state.log().take(),
+            stats: stats(state, start),
+        })
+    }
+
+    /// A store for one call.
+    fn store(&self, state: CallState) -> Store<CallState> {
+        let limits = state.context.limits;
+        let mut store = Store::new(&self.engine, state);
+        store.limiter(|state| &mut state.memory);
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|store| {
+            let state = store.data();
+            let limit_ms = state.context.limits.cpu_ms;
+            if state.meter.used() > Duration::from_millis(limit_ms) {
+                return Err(Breach::Cpu { limit_ms }.into());
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        // What a guest passes to one host function is copied into the host. It cannot be more than the
+        // guest's memory, unless it passes the same bytes many times over.
+        store.set_hostcall_fuel(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX));
+        store.set_max_component_handles(MAX_RESOURCES);
+        store
+    }
+}
+
+#[async_trait]
+impl Invoke for Runtime {
+    async fn invoke(&self, call: ActionCall) -> Result<ActionOutcome, InvokeError> {
+        let start = Instant::now();
+        let resolved = self.catalog.resolve(&call).await?;
+        let context = CallContext {
+            tenant: call.tenant.clone(),
+            principal: call.principal.clone(),
+            call: CallId::new(),
+            run: call.run,
+            step: call.step.clone(),
+            connector: resolved.connector.clone(),
+            action: call.action.action.clone(),
+            connection: resolved.connection,
+            limits: resolved.limits.with(LimitOverrides::default(), self.ceiling),
+        };
+        // Neither input nor output nor anybody's words: a span is read by more people than a call is meant for.
+        let span = info_span!(
+            "call",
+            call = %context.call,
+            connector = %context.connector.name,
+            version = %context.connector.version,
+            action = context.action.as_str(),
+            outcome = field::Empty,
+            duration_us = field::Empty,
+        );
+        let result = self.call(call, resolved, context).instrument(span.clone()).await;
+        span.record("outcome", result.as_ref().map_or_else(|error| error.reason.code(), |_| "ok"));
+        span.record("duration_us", micros(start));
+        result
+    }
+}
+
+/// Instantiates the component and calls it.
+async fn run(
+    store: &mut Store<CallState>,
+    component: &ConnectorPre<CallState>,
+    invocation: &Invocation,
+) -> wasmtime::Result<Result<String, ActionError>> {
+    let connector = component.instantiate_async(&mut *store).await?;
+    let connection = store.data_mut().table.push(Connection)?;
+    connector.keyward_connector_actions().call_run(store, invocation, connection).await
+}
+
+/// The output as a value.
+fn output(text: &str) -> Result<Value, InvokeError> {
+    let invalid = |message: String| {
+        InvokeError::new(InvokeErrorKind::Validation, Reason::OutputInvalid, message)
+            .hint("this is a fault of the connector: its author must correct the action")
+    };
+    if text.len() > MAX_OUTPUT {
+        return Err(invalid(format!("the output is {} bytes long, the limit is {MAX_OUTPUT}", text.len())));
+    }
+    serde_json::from_str(text).map_err(|error| invalid(format!("the output is not JSON: {error}")))
+}
+
+fn stats(state: &CallState, start: Instant) -> CallStats {
+    CallStats {
+        requests: state.usage.requests,
+        request_bytes: state.usage.request_bytes,
+        response_bytes: state.usage.response_bytes,
+        memory_bytes: state.memory.peak(),
+        wall_us: micros(start),
+    }
+}
+
+/// A component that cannot be loaded, as a call's error.
+fn unusable(error: RuntimeError) -> InvokeError {
+    let hint = error.hint().map(str::to_owned);
+    let reason = match error {
+        RuntimeError::Unsuitable { .. } | RuntimeError::Read { .. } => Reason::ComponentUnsuitable,
+        _ => Reason::Internal,
+    };
+    let mut failure = InvokeError::new(InvokeErrorKind::Internal, reason, error.to_string());
+    failure.hint = hint;
+    failure
+}
+
+fn deadline(wall_ms: u64) -> tokio::time::Instant {
+    let now = tokio::time::Instant::now();
+    // A limit beyond what a clock can tell is no limit.
+    now.checked_add(Duration::from_millis(wall_ms)).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
+}
+
+fn micros(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

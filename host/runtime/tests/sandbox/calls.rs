@@ -1,0 +1,143 @@
+//! A call from its input to its outcome, and what keeps one from starting.
+
+use std::os::unix::fs::PermissionsExt;
+
+use keyward_model::{InvokeErrorKind, LogLevel, Reason, Sent};
+use keyward_runtime::RuntimeError;
+use serde_json::{Value, json};
+
+use crate::{fixture::Fixture, guest::Guest};
+
+#[tokio::test]
+async fn output_is_what_the_guest_returned() {
+    let fixture = Fixture::new(&Guest::echo());
+    let input = json!({ "text": "grüße", "n": [1, 2.5, null] });
+    let outcome = fixture.call(input.clone()).await.unwrap();
+    assert_eq!(outcome.output, input);
+    assert_eq!((outcome.stats.requests, outcome.stats.memory_bytes), (0, 65_536));
+}
+
+#[tokio::test]
+async fn call_never_sees_what_another_left_in_memory() {
+    // Returns `0` or `1`, by what it finds at 3000, and leaves something there.
+    let fixture = Fixture::new(&Guest::new(
+        r#"(i32.store8 (i32.const 3000) (i32.add (i32.load8_u (i32.const 3000)) (i32.const 1)))
+           (i32.store8 (i32.const 3001) (i32.add (i32.load8_u (i32.const 3000)) (i32.const 47)))
+           (call $ok (i32.const 3001) (i32.const 1))"#,
+    ));
+    for _ in 0..20 {
+        assert_eq!(fixture.call(Value::Null).await.unwrap().output, json!(0));
+    }
+}
+
+#[tokio::test]
+async fn input_that_does_not_match_its_schema_never_reaches_the_guest() {
+    let fixture = Fixture::new(&Guest::new("unreachable"))
+        .schemas(json!({ "type": "object", "properties": { "n": { "type": "integer" } } }), Value::Null);
+    let error = fixture.call(json!({ "n": "one" })).await.unwrap_err();
+    assert_eq!((error.kind, error.reason), (InvokeErrorKind::Validation, Reason::InputInvalid));
+    assert!(error.message.contains("/n: "), "{}", error.message);
+}
+
+#[tokio::test]
+async fn output_that_does_not_match_its_schema_is_the_connectors_fault() {
+    let fixture = Fixture::new(&Guest::echo()).schemas(Value::Null, json!({ "type": "integer" }));
+    let error = fixture.call(json!("one")).await.unwrap_err();
+    assert_eq!((error.kind, error.reason), (InvokeErrorKind::Validation, Reason::OutputInvalid));
+    let fixture = Fixture::new(&Guest::new("(call $ok (i32.const 48) (i32.const 7))"));
+    let error = fixture.failure().await;
+    assert_eq!(error.reason, Reason::OutputInvalid);
+    assert!(error.message.starts_with("the output is not JSON"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn panic_is_told_with_its_text_the_call_stack_and_the_last_lines() {
+    let fixture = Fixture::new(&Guest::new(
+        r#"(call $log (i32.const 2) (i32.const 128) (i32.const 5))
+           (call $log (i32.const 4) (i32.const 80) (i32.const 36))
+           unreachable"#,
+    ));
+    let error = fixture.failure().await;
+    assert_eq!((error.kind, error.reason, error.sent), (InvokeErrorKind::Guest, Reason::GuestTrap, Sent::No));
+    assert_eq!(error.message, "the guest panicked at src/lib.rs:7:9: it broke");
+    let backtrace = error.backtrace.unwrap();
+    assert!(backtrace.contains("!run"), "{backtrace}");
+    assert!(backtrace.ends_with("last log lines:\n  hello\n  panicked at src/lib.rs:7:9: it broke"), "{backtrace}");
+}
+
+#[tokio::test]
+async fn log_lines_come_with_the_outcome_and_cannot_forge_others() {
+    let fixture = Fixture::new(&Guest::new(
+        r#"(call $log (i32.const 3) (i32.const 128) (i32.const 11))
+           (call $ok (i32.const 64) (i32.const 4))"#,
+    ));
+    let log = fixture.call(Value::Null).await.unwrap().log;
+    assert_eq!(log.len(), 1);
+    assert_eq!((log[0].level, &*log[0].text), (LogLevel::Warn, "hello world"));
+}
+
+#[tokio::test]
+async fn more_random_bytes_than_the_contract_says_end_the_call() {
+    let fixture = Fixture::new(&Guest::new(
+        r#"(call $random (i32.const 4096) (i32.const 2048))
+           (if (i32.ne (i32.load (i32.const 2052)) (i32.const 4096)) (then unreachable))
+           (call $random (i32.const 4097) (i32.const 2048))
+           (call $ok (i32.const 64) (i32.const 4))"#,
+    ));
+    let error = fixture.failure().await;
+    assert_eq!(error.reason, Reason::GuestTrap);
+    assert!(error.message.contains("asked for 4097 bytes, and gives at most 4096"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn component_that_changed_after_it_was_installed_is_refused() {
+    let fixture = Fixture::new(&Guest::echo());
+    std::fs::write(fixture.component().0, Guest::new("unreachable").build()).unwrap();
+    let error = fixture.failure().await;
+    assert_eq!(error.reason, Reason::ComponentUnsuitable);
+    assert!(error.message.contains("was installed"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn component_whose_types_do_not_fit_is_refused_when_it_is_compiled() {
+    let wit = "package acme:db@1.0.0 { interface query { ask: func(); } }";
+    let guest = Guest::echo().imports(
+        wit,
+        "import acme:db/query@1.0.0;",
+        r#"(import "acme:db/query@1.0.0" "ask" (func $ask))"#,
+    );
+    let bytes = guest.build();
+    let error = keyward_runtime::check_component(&bytes).unwrap_err();
+    assert!(error.to_string().ends_with("acme:db/query@1.0.0"), "{error}");
+    let fixture = Fixture::new(&guest);
+    let (path, digest) = fixture.component();
+    let error = fixture.runtime.precompile(&path, &digest).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Unsuitable { .. }), "{error}");
+    assert!(keyward_runtime::check_component(&Guest::echo().build()).is_ok());
+}
+
+#[tokio::test]
+async fn component_that_is_larger_than_the_sandbox_is_refused_when_it_is_compiled() {
+    let fixture = Fixture::new(&Guest::echo().pages(5_000));
+    let (path, digest) = fixture.component();
+    let error = fixture.runtime.precompile(&path, &digest).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Unsuitable { .. }), "{error}");
+    assert!(error.to_string().contains("does not fit the sandbox"), "{error}");
+}
+
+#[tokio::test]
+async fn cache_directory_that_others_can_write_to_is_refused() {
+    let fixture = Fixture::new(&Guest::echo());
+    let open = fixture.directory.path().join("open");
+    std::fs::create_dir(&open).unwrap();
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let config = keyward_runtime::RuntimeConfig {
+        cache_dir: open,
+        max_concurrent_calls: 1,
+        ceiling: keyward_model::manifest::Limits::default_ceiling(),
+    };
+    let outbound = crate::fixture::closed();
+    let error = keyward_runtime::Runtime::new(config, fixture.catalog(), outbound).err().unwrap();
+    assert!(matches!(error, RuntimeError::CacheDirectory { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("chmod 700"));
+}
