@@ -64,11 +64,8 @@ format:
     for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all); done
 
 # Measures: a sandboxed call against the same request in native Rust, in one run.
-bench: setup
-    cargo build --quiet --release --package keyward-cli
-    @mkdir -p "$KEYWARD_TEST_GUESTS"
-    @"$CARGO_TARGET_DIR/release/keyward" plugin build tests/guests/bench --out "$KEYWARD_TEST_GUESTS/bench.wasm"
-    cargo bench --package keyward-acceptance
+bench: guests
+    cargo bench --quiet --package keyward-acceptance --bench sandbox
 
 # What continuous integration runs.
 ci: lint test demo

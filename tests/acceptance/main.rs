@@ -2,4 +2,12 @@
 //! `tidy` checks that no file here is forgotten.
 #![expect(clippy::unwrap_used, clippy::panic_in_result_fn, reason = "a test fails by panicking")]
 
+mod canary;
+mod connections;
+mod crash;
+mod gate;
+mod mistakes;
+mod plugin;
+mod sandbox;
+mod spine;
 mod tidy;

@@ -81,7 +81,7 @@ impl Keyward {
         let home = directory.path().join("home");
         std::fs::create_dir(&home)?;
         let path = |name: &str| home.join(name).display().to_string();
-        let environment = vec![
+        let mut environment = vec![
             ("HOME".to_owned(), home.display().to_string()),
             ("XDG_DATA_HOME".to_owned(), path("data")),
             ("XDG_CONFIG_HOME".to_owned(), path("config")),
@@ -89,6 +89,13 @@ impl Keyward {
             ("KEYWARD_PASSPHRASE".to_owned(), PASSPHRASE.to_owned()),
             ("NO_COLOR".to_owned(), "1".to_owned()),
         ];
+        // The compilers that build connectors are the machine's own.
+        let real_home = PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?);
+        for (name, default) in [("CARGO_HOME", Some(".cargo")), ("RUSTUP_HOME", Some(".rustup")), ("KEYWARD_GUEST_TARGET_DIR", None)]
+        {
+            let value = std::env::var_os(name).map(PathBuf::from).or_else(|| Some(real_home.join(default?)));
+            environment.extend(value.map(|value| (name.to_owned(), value.display().to_string())));
+        }
         Ok(Self { directory, environment })
     }
 
@@ -335,5 +342,31 @@ pub fn guest(name: &str) -> Result<PathBuf> {
 
 /// An operator's provider file that sends accounts of GitHub to `issuer`.
 fn provider_file(issuer: &str) -> String {
-    format!("title = \"GitHub by a test issuer\"\nissuer = \"{issuer}\"\n")
+    format!(
+        r#"id = "github"
+title = "GitHub by a test issuer"
+methods = ["oauth2", "client-credentials", "bearer", "api-key", "basic"]
+issuer = "{issuer}"
+
+[token]
+rotation = "single-use-revokes-family"
+
+[scopes.implications]
+repo = ["public_repo"]
+"#
+    )
+}
+
+/// The token of [`hostile`]'s connection.
+pub const CANARY: &str = "canary-test/token+0123456789~abcdefXYZ";
+
+/// A data directory with the hostile connector and a connection to `url`, whose token is [`CANARY`].
+pub fn hostile(url: &str) -> Result<Keyward> {
+    let keyward = Keyward::initialised(&[url.trim_start_matches("http://").to_owned()])?;
+    keyward.add_plugin("hostile")?;
+    let endpoint = format!("api={url}");
+    let connect = ["connect", "oidc", "--method", "bearer", "--name", "canary", "--secret-file", "-", "--endpoint"];
+    keyward.run_with_input(connect.into_iter().chain([endpoint.as_str()]), CANARY)?.success();
+    std::fs::remove_file(keyward.folder().join("stdin"))?;
+    Ok(keyward)
 }

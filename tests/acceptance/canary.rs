@@ -1,0 +1,179 @@
+//! A sealed canary token goes to a server that sends it back in every encoding; it is then looked for everywhere that
+//! a guest, a log or a disk could hold it.
+
+use anyhow::Result;
+use keyward_harness::{
+    EchoServer, Keyward,
+    echo::{ENCODINGS, encode},
+    keyward::{CANARY, hostile},
+};
+use serde_json::{Value, json};
+
+use crate::spine::{contains, files};
+
+/// The canary in each encoding, as a search would have to know it.
+fn forms() -> Vec<(String, Vec<u8>)> {
+    ENCODINGS
+        .iter()
+        // A fold or a shift depends on what stands before; the guest's own search decodes those.
+        .filter(|name| !name.contains("folded") && !name.contains("shift") && **name != "json")
+        .map(|name| ((*name).to_owned(), encode(name, CANARY).unwrap()))
+        .collect()
+}
+
+fn hunt(place: &str, content: &[u8]) {
+    for (encoding, form) in forms() {
+        assert!(!contains(content, &form), "the canary stands in {place}, encoded as {encoding}");
+    }
+}
+
+/// Undoes a base64 text that may be folded or padded, at each alignment.
+fn decoded_base64(text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    let alphabet: String = text
+        .chars()
+        .filter(|c| c.is_ascii_alphanumeric() || "+/-_".contains(*c))
+        .map(|c| match c {
+            '-' => '+',
+            '_' => '/',
+            c => c,
+        })
+        .collect();
+    let mut all = Vec::new();
+    for start in 0..4.min(alphabet.len()) {
+        let body = &alphabet[start..];
+        let whole = &body[..body.len() - body.len() % 4];
+        all.extend(base64::engine::general_purpose::STANDARD_NO_PAD.decode(whole).unwrap_or_default());
+        all.push(0);
+    }
+    all
+}
+
+#[tokio::test]
+async fn the_canary_comes_back_in_no_encoding() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    for encoding in ENCODINGS {
+        let input = json!({"method": "GET", "path": format!("/echo/{encoding}")}).to_string();
+        let outcome = keyward.run(["--json", "call", "hostile.any-request", "--input", &input])?.success();
+        let output = &outcome.json()["output"];
+        assert_eq!(output["status"], 200, "{encoding}: {output}");
+        let body = output["body"].as_str().unwrap();
+        assert!(body.contains("redacted"), "{encoding}: nothing was replaced: {body}");
+        hunt(encoding, body.as_bytes());
+        hunt(encoding, &decoded_base64(body));
+    }
+    // Each request did carry it.
+    let received = echo.received();
+    assert_eq!(received.len(), ENCODINGS.len());
+    assert!(received.iter().all(|request| request.headers.iter().any(|(_, value)| value.ends_with(CANARY))));
+    let audit = keyward.run(["--json", "audit"])?.success().json();
+    let redacted = audit.as_array().unwrap().iter().filter(|record| record["reason"] == "secret-echoed").count();
+    assert_eq!(redacted, ENCODINGS.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_canary_comes_back_neither_in_headers_nor_across_chunks() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    for path in ["/header", "/chunks/1", "/chunks/2", "/chunks/7", "/chunks/31"] {
+        for stream in [false, true] {
+            let input = json!({"method": "GET", "path": path, "stream": stream}).to_string();
+            let outcome = keyward.run(["--json", "call", "hostile.any-request", "--input", &input])?.success();
+            assert_eq!(outcome.json()["output"]["status"], 200, "{path}: {}", outcome.stdout);
+            assert!(outcome.stdout.contains("redacted"), "{path}: nothing was replaced: {}", outcome.stdout);
+            hunt(path, outcome.stdout.as_bytes());
+            let output = outcome.json()["output"].clone();
+            for (_, value) in pairs(&output["headers"]) {
+                hunt(path, &decoded_base64(&value));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn pairs(headers: &Value) -> Vec<(String, String)> {
+    serde_json::from_value(headers.clone()).unwrap()
+}
+
+#[tokio::test]
+async fn the_canary_is_nowhere_in_the_guests_memory() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let mask = 0x5a_u8;
+    let masked = |value: &[u8]| value.iter().map(|byte| byte ^ mask).collect::<Vec<u8>>();
+    // Something that the guest does have shows that the search works.
+    let mut values = vec![masked(b"x-search-proof")];
+    values.extend(forms().iter().map(|(_, form)| masked(form)));
+    let requests: Vec<Value> = ["/echo/verbatim", "/echo/base64", "/echo/hex", "/header", "/chunks/5"]
+        .iter()
+        .map(|path| json!({"method": "GET", "path": path, "headers": [["x-search-proof", "1"]]}))
+        .collect();
+    let input = json!({"requests": requests, "masked": values, "mask": mask}).to_string();
+    let outcome = keyward.run(["--json", "call", "hostile.search-memory", "--input", &input])?.success();
+    let counts: Vec<u32> = serde_json::from_value(outcome.json()["output"]["counts"].clone())?;
+    assert!(counts[0] > 0, "the search found nothing at all");
+    for ((encoding, _), count) in forms().iter().zip(&counts[1..]) {
+        assert_eq!(*count, 0, "the canary is in the guest's memory, encoded as {encoding}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_canary_is_in_no_output_log_or_file() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let mut keyward = hostile(&echo.url)?;
+    keyward.set("KEYWARD_LOG", "trace");
+    let flow = keyward.folder().join("canary.yaml");
+    std::fs::write(&flow, FLOW)?;
+    let run = keyward.run(["run", &flow.display().to_string()])?.success();
+    let mut said = vec![run.stdout, run.stderr];
+    let commands: [&[&str]; 8] = [
+        &["runs", "list"],
+        &["--json", "runs", "list"],
+        &["audit"],
+        &["--json", "audit"],
+        &["connections", "list"],
+        &["--json", "connections", "show", "canary"],
+        &["vault", "status"],
+        &["doctor"],
+    ];
+    for command in commands {
+        let outcome = keyward.run(command)?;
+        said.extend([outcome.stdout, outcome.stderr]);
+    }
+    // A guest that panics with all that it was given, and one that is called in a wrong way.
+    let panic = json!({"message": "the end"}).to_string();
+    for input in [panic.as_str(), "{}"] {
+        let outcome = keyward.run(["--json", "call", "hostile.panic", "--input", input])?;
+        assert_ne!(outcome.code, Some(0));
+        said.extend([outcome.stdout, outcome.stderr]);
+    }
+    for text in &said {
+        hunt("the output", text.as_bytes());
+    }
+    let all = files(keyward.folder());
+    assert!(all.iter().any(|(path, _)| path.extension().is_some_and(|extension| extension == "db")));
+    for (path, content) in all {
+        hunt(&path.display().to_string(), &content);
+    }
+    Ok(())
+}
+
+const FLOW: &str = "
+document: {dsl: '1.0.3', namespace: tests, name: canary, version: '0.1.0'}
+do:
+  - all:
+      for: {each: encoding, in: '[\"verbatim\", \"base64\", \"hex\", \"percent-all\", \"json-unicode\"]'}
+      do:
+        - ask:
+            call: hostile.any-request
+            with: {method: GET, path: '${ \"/echo/\" + $encoding }'}
+  - fail:
+      try:
+        - refused:
+            call: hostile.any-request
+            with: {method: DELETE, path: /echo/verbatim}
+      catch: {}
+";

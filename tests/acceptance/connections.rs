@@ -1,0 +1,169 @@
+//! Connections against a real authorization server: refreshed, shared by processes, revoked, deleted.
+
+use anyhow::Result;
+use http::StatusCode;
+use keyward_harness::{
+    AuthorizationServer, GithubApi, Keyward,
+    authorization_server::{CLIENT_ID, CLIENT_SECRET, Options},
+    person::Decision,
+};
+use serde_json::{Value, json};
+
+/// A token that lives so shortly is due at each use.
+const ALWAYS_DUE: Options = Options { access_token_ttl: 20, rotate: true };
+
+/// Revokes a token at the authorization server, as an administrator there would.
+async fn revoke(authorization: &AuthorizationServer, token: &str) -> Result<()> {
+    let form = [("token", token), ("client_id", CLIENT_ID)];
+    let client = reqwest::Client::new();
+    let secret = url::form_urlencoded::byte_serialize(CLIENT_SECRET.as_bytes()).collect::<String>();
+    let url = format!("{}/token/revocation", authorization.issuer);
+    client.post(url).basic_auth(CLIENT_ID, Some(secret)).form(&form).send().await?.error_for_status()?;
+    Ok(())
+}
+
+fn facts(keyward: &Keyward) -> Result<Value> {
+    Ok(keyward.run(["--json", "connections", "show", "octocat"])?.success().json())
+}
+
+#[tokio::test]
+async fn a_token_that_is_due_is_refreshed_before_it_is_used() -> Result<()> {
+    let authorization = AuthorizationServer::start(ALWAYS_DUE)?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    for _ in 0..3 {
+        keyward.run(["call", "github.current-user"])?.success();
+    }
+    let seen = authorization.seen().await?;
+    assert_eq!((&seen["refresh_token"], &seen["failed"]), (&json!(3), &json!(0)), "{seen}");
+    assert!(api.seen().iter().all(|request| request.token_active && request.status == 200));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_refreshed_once_and_the_request_sent_again() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    keyward.run(["call", "github.current-user"])?.success();
+    let token = api.seen()[0].token.clone().unwrap();
+    revoke(&authorization, &token).await?;
+
+    keyward.run(["call", "github.current-user"])?.success();
+    let statuses: Vec<u16> = api.seen().iter().map(|request| request.status).collect();
+    assert_eq!(statuses, [200, 401, 200]);
+    assert_ne!(api.seen()[2].token.as_ref(), Some(&token));
+    assert_eq!(authorization.seen().await?["refresh_token"], 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_processes_share_one_rotating_token_without_losing_it() -> Result<()> {
+    let authorization = AuthorizationServer::start(ALWAYS_DUE)?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let running: Vec<_> = (0..8).map(|_| keyward.spawn(["call", "github.current-user"])).collect::<Result<_>>()?;
+    for process in running {
+        process.wait()?.success();
+    }
+    // A refresh token that is used twice is refused, and ends the whole grant.
+    let seen = authorization.seen().await?;
+    assert_eq!(seen["failed"], 0, "{seen}");
+    assert!(seen["refresh_token"].as_u64().unwrap() >= 1, "{seen}");
+    keyward.run(["call", "github.current-user"])?.success();
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_whose_grant_is_gone_asks_to_connect_again_under_its_id() -> Result<()> {
+    let authorization = AuthorizationServer::start(ALWAYS_DUE)?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let before = facts(&keyward)?;
+    keyward.run(["connections", "revoke", "octocat", "--yes"])?.success();
+    let seen = authorization.seen().await?;
+    assert!(!seen["revoked"].as_array().unwrap().is_empty(), "nothing was revoked at the provider: {seen}");
+
+    let refused = keyward.run(["--json", "call", "github.current-user"])?.failure(5);
+    let error = refused.error();
+    assert!(error.to_string().contains("--reconnect"), "{error}");
+    assert!(api.seen().is_empty());
+
+    let again = ["--json", "connect", "github", "--reconnect", "--name", "octocat", "--no-browser"];
+    let again: Vec<String> = again.iter().map(|argument| (*argument).to_owned()).collect();
+    let (outcome, _) = keyward.sign_in(&again, Decision::Agree).await?;
+    outcome.success();
+    keyward.run(["call", "github.current-user"])?.success();
+    let after = facts(&keyward)?;
+    assert_eq!(before["id"], after["id"]);
+    assert_eq!(before["granted_scopes"], after["granted_scopes"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deleted_connection_is_revoked_at_the_provider_and_gone() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    keyward.run(["call", "github.current-user"])?.success();
+    let token = api.seen()[0].token.clone().unwrap();
+    keyward.run(["connections", "delete", "octocat", "--yes"])?.success();
+    assert_eq!(keyward.run(["--json", "connections", "list"])?.success().json(), json!([]));
+    let client = reqwest::Client::new();
+    let answer = client.get(format!("{}/user", api.url)).bearer_auth(token).send().await?;
+    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "the token still works at the provider");
+    keyward.run(["call", "github.current-user"])?.failure(5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_connection_can_be_deleted_while_the_provider_is_away() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    drop(authorization);
+    let outcome = keyward.run(["--json", "connections", "delete", "octocat", "--yes"])?.success();
+    assert_eq!(outcome.json()["revoked"], false, "{}", outcome.stdout);
+    assert_eq!(keyward.run(["--json", "connections", "list"])?.success().json(), json!([]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_connects_for_itself_by_client_credentials() -> Result<()> {
+    let authorization = AuthorizationServer::start(ALWAYS_DUE)?;
+    let api = GithubApi::start(&authorization).await?;
+    let mut keyward = Keyward::initialised(&[authorization.authority(), api.authority()])?;
+    keyward.use_provider(&authorization)?;
+    keyward.set("KEYWARD_CLIENT_SECRET", CLIENT_SECRET);
+    keyward.add_plugin("github")?;
+    let endpoint = format!("api={}", api.url);
+    let connect = ["connect", "github", "--method", "client-credentials", "--client-id", CLIENT_ID, "--scope", "repo"];
+    keyward.run(connect.into_iter().chain(["--endpoint", &endpoint]))?.success();
+    for _ in 0..2 {
+        keyward.run(["call", "github.list-issues", "owner=octocat", "repository=hello-world"])?.success();
+    }
+    let seen = authorization.seen().await?;
+    assert_eq!(seen["client_credentials"].as_u64().unwrap() >= 3, true, "a new token each time: {seen}");
+    assert!(api.seen().iter().all(|request| request.token_active && request.status == 200));
+    Ok(())
+}
+
+#[tokio::test]
+async fn keys_are_rotated_and_the_root_key_is_replaced_while_connections_keep_working() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let mut keyward = Keyward::connected(&authorization, &api).await?;
+    keyward.run(["vault", "rotate"])?.success();
+    keyward.run(["call", "github.current-user"])?.success();
+    let status = keyward.run(["--json", "vault", "status"])?.success().json();
+    let keys = status["tenant_keys"].as_array().unwrap_or_else(|| panic!("{status}"));
+    assert_eq!(keys.len(), 1, "the old key rests under nothing any more: {status}");
+    assert_eq!(keys[0]["version"], 2, "{status}");
+
+    keyward.set("KEYWARD_NEW_PASSPHRASE", "another-test-passphrase");
+    keyward.run(["vault", "rekey", "--key", "passphrase"])?.success();
+    keyward.run(["call", "github.current-user"])?.failure(6);
+    keyward.set("KEYWARD_PASSPHRASE", "another-test-passphrase");
+    keyward.run(["call", "github.current-user"])?.success();
+    Ok(())
+}

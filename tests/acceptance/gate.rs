@@ -1,0 +1,148 @@
+//! What a hostile connector asks for and does not get; each refusal with its reason code in the audit trail.
+
+use anyhow::Result;
+use keyward_harness::{
+    EchoServer, Keyward,
+    keyward::{CANARY, hostile},
+};
+use serde_json::{Value, json};
+
+/// Calls an action of the hostile connector and returns its output.
+fn attack(keyward: &Keyward, action: &str, input: Value) -> Result<Value> {
+    let action = format!("hostile.{action}");
+    let outcome = keyward.run(["--json", "call", &action, "--input", &input.to_string()])?.success();
+    Ok(outcome.json()["output"].clone())
+}
+
+#[tokio::test]
+async fn an_undeclared_request_is_refused_with_its_reason() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let other = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let refused = [
+        (json!({"method": "DELETE", "path": "/repos/o/r/issues"}), "path-not-allowed"),
+        (json!({"method": "GET", "path": "/repos/o/r/issues"}), "path-not-allowed"),
+        (json!({"method": "POST", "path": "/repos/o/r/keys"}), "path-not-allowed"),
+        (json!({"method": "POST", "path": "/repos/o/r/issues/1"}), "path-not-allowed"),
+        (json!({"method": "POST", "path": "/repos/o/issues"}), "path-not-allowed"),
+        (json!({"method": "POST", "path": "/repos/a/b/../../../user/issues"}), "path-not-allowed"),
+        (json!({"method": "POST", "path": "/repos/o/r%2fissues/issues"}), "path-malformed"),
+        (json!({"method": "POST", "path": "/repos/o/%2e%2e/r/issues"}), "path-malformed"),
+        (json!({"method": "POST", "path": "/repos/o/r\\issues"}), "path-malformed"),
+        (json!({"method": "POST", "path": "/repos/o/r/issues%00"}), "path-malformed"),
+        (json!({"method": "POST", "path": "//evil.example/repos/o/r/issues"}), "path-malformed"),
+        (json!({"method": "POST", "path": "/repos/o/r/issues?x=1"}), "path-malformed"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "query": [["token", "x"]]}), "query-not-allowed"),
+        (json!({"method": "GET", "endpoint": "other", "path": "/echo/verbatim"}), "endpoint-unknown"),
+        (json!({"method": "GET", "url": format!("{}/echo/verbatim", other.url)}), "host-not-allowed"),
+        (json!({"method": "GET", "url": format!("http://evil@{}/echo/verbatim", echo.authority())}), "url-malformed"),
+        (json!({"method": "GET", "url": "file:///etc/passwd"}), "url-malformed"),
+        (json!({"method": "CONNECT", "path": "/echo/verbatim"}), "method-forbidden"),
+        (json!({"method": "TRACE", "path": "/echo/verbatim"}), "method-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Authorization", "Bearer x"]]}), "header-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["aUTHORIZATION", "x"]]}), "header-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Host", "evil.example"]]}), "header-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Cookie", "a=b"]]}), "header-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Accept-Encoding", "br"]]}), "header-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Transfer-Encoding", "chunked"]]}), "header-forbidden"),
+        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["x-a", "b\r\nauthorization: c"]]}), "header-malformed"),
+    ];
+    for (input, reason) in &refused {
+        let output = attack(&keyward, "any-request", input.clone())?;
+        assert_eq!(output["error"]["kind"], "denied", "{input}: {output}");
+        assert_eq!(output["error"]["reason"], *reason, "{input}: {output}");
+        assert_eq!(output["error"]["sent"], "no", "{input}: {output}");
+    }
+    assert!(echo.received().is_empty() && other.received().is_empty(), "a refused request reached a server");
+
+    let audit = keyward.run(["--json", "audit", "--denied"])?.success().json();
+    let reasons: Vec<&str> = audit.as_array().unwrap().iter().filter_map(|record| record["reason"].as_str()).collect();
+    let wanted: Vec<&str> = refused.iter().map(|(_, reason)| *reason).collect();
+    assert_eq!(reasons, wanted);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_declared_request_passes_and_carries_the_credential() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let allowed = [
+        json!({"method": "GET", "path": "/echo/verbatim"}),
+        json!({"method": "GET", "path": "/echo/verbatim", "query": [["q", "a b&c=d/é"]]}),
+        json!({"method": "GET", "url": format!("{}/echo/verbatim?q=1", echo.url)}),
+        json!({"method": "POST", "path": "/echo/verbatim", "body": "text", "stream": true}),
+        json!({"method": "GET", "path": "/echo/verbatim", "headers": [["X-Request-Id", "7"]]}),
+    ];
+    for input in &allowed {
+        let output = attack(&keyward, "any-request", input.clone())?;
+        assert_eq!(output["status"], 200, "{input}: {output}");
+    }
+    let received = echo.received();
+    assert_eq!(received.len(), allowed.len());
+    for request in &received {
+        let authorization: Vec<_> = request.headers.iter().filter(|(name, _)| name == "authorization").collect();
+        assert_eq!(authorization, [&("authorization".to_owned(), format!("Bearer {CANARY}"))]);
+    }
+    assert_eq!(received[1].target, "/echo/verbatim?q=a%20b%26c%3Dd%2F%C3%A9");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_redirect_is_handed_back_and_not_followed() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let other = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let to = format!("{}/echo/verbatim", other.url);
+    let first = json!({"method": "GET", "path": "/redirect", "query": [["to", to]]});
+    let output = attack(&keyward, "follow-redirects", json!({"first": first, "hops": 3}))?;
+    assert_eq!(output[0]["status"], 302, "{output}");
+    assert_eq!(output[1]["error"]["reason"], "host-not-allowed", "{output}");
+    assert!(other.received().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_action_without_declared_requests_sends_none() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let output = attack(&keyward, "no-request", json!({"method": "GET", "path": "/echo/verbatim"}))?;
+    assert_eq!(output["error"]["kind"], "denied", "{output}");
+    assert!(echo.received().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_action_whose_scope_is_not_granted_sends_nothing() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let output = attack(&keyward, "scoped-request", json!({"method": "POST", "path": "/repos/o/r/issues"}))?;
+    assert_eq!(output["error"]["kind"], "insufficient-scope", "{output}");
+    assert!(echo.received().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_exceptions_of_the_operator_open_one_port_only() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    // The connection's endpoint stays; the operator takes the exception back.
+    keyward.allow_local(&[])?;
+    let input = json!({"method": "GET", "path": "/echo/verbatim"});
+    let output = attack(&keyward, "any-request", input)?;
+    assert_eq!(output["error"]["reason"], "scheme-not-allowed", "{output}");
+    assert!(echo.received().is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_handle_that_was_not_given_is_worth_nothing() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    for handle in [0, 2, 99, u32::MAX] {
+        let input = json!({"handle": handle, "path": "/echo/verbatim"}).to_string();
+        let outcome = keyward.run(["--json", "call", "hostile.forge-handle", "--input", &input])?;
+        assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    }
+    assert!(echo.received().is_empty());
+    Ok(())
+}

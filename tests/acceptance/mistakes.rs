@@ -1,0 +1,205 @@
+//! What goes wrong for a person: one clear error with what to do next, and nothing lost.
+
+use std::{fs, process::Command};
+
+use anyhow::Result;
+use keyward_harness::{
+    AuthorizationServer, GithubApi, Keyward,
+    authorization_server::{CLIENT_SECRET, Options},
+    keyward::{PASSPHRASE, binary},
+};
+use serde_json::json;
+
+/// Standard error has one line that begins with `error`, and a hint.
+#[track_caller]
+fn one_error_with_a_hint(stderr: &str) {
+    let errors = stderr.lines().filter(|line| line.starts_with("error")).count();
+    assert_eq!(errors, 1, "{stderr}");
+    assert!(stderr.contains("hint:") || stderr.contains("help:"), "no hint: {stderr}");
+}
+
+#[tokio::test]
+async fn a_wrong_passphrase_is_told_and_changes_nothing() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let mut keyward = Keyward::connected(&authorization, &api).await?;
+    keyward.set("KEYWARD_PASSPHRASE", "not-the-test-passphrase");
+    let outcome = keyward.run(["call", "github.current-user"])?.failure(6);
+    one_error_with_a_hint(&outcome.stderr);
+    keyward.set("KEYWARD_PASSPHRASE", PASSPHRASE);
+    keyward.run(["call", "github.current-user"])?.success();
+    Ok(())
+}
+
+#[test]
+fn an_installation_that_is_not_there_names_the_command_that_makes_it() -> Result<()> {
+    let keyward = Keyward::empty()?;
+    let outcome = keyward.run(["connections", "list"])?.failure(8);
+    one_error_with_a_hint(&outcome.stderr);
+    assert!(outcome.stderr.contains("keyward init"), "{}", outcome.stderr);
+    Ok(())
+}
+
+#[test]
+fn init_twice_keeps_what_is_there() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let config = fs::read(keyward.data_dir().join("config.toml"))?;
+    let outcome = keyward.run(["init", "--key", "passphrase"])?;
+    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    one_error_with_a_hint(&outcome.stderr);
+    assert_eq!(config, fs::read(keyward.data_dir().join("config.toml"))?);
+    keyward.run(["vault", "status"])?.success();
+    Ok(())
+}
+
+#[test]
+fn a_broken_manifest_is_shown_at_its_line() -> Result<()> {
+    let keyward = Keyward::empty()?;
+    keyward.run(["plugin", "new", "demo"])?.success();
+    let manifest = keyward.folder().join("demo/connector.toml");
+    let text = fs::read_to_string(&manifest)?;
+    fs::write(&manifest, format!("{text}\n[actions.hello.limitz]\ncpu_ms = 1\n"))?;
+    let outcome = keyward.run(["plugin", "build", "demo"])?.failure(3);
+    assert!(outcome.stderr.contains("connector.toml:"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("limitz"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("limits"), "no suggestion: {}", outcome.stderr);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_connector_is_not_installed() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let files: [(&str, &[u8]); 4] = [
+        ("text.wasm", b"no wasm at all"),
+        ("module.wasm", b"\0asm\x01\0\0\0"),
+        ("other-world.wasm", b"\0asm\x0d\0\x01\0"),
+        ("empty.wasm", b""),
+    ];
+    for (name, content) in files {
+        fs::write(keyward.folder().join(name), content)?;
+        let outcome = keyward.run(["plugin", "add", name, "--yes"])?.failure(3);
+        one_error_with_a_hint(&outcome.stderr);
+    }
+    assert_eq!(keyward.run(["--json", "plugin", "list"])?.success().json(), json!([]));
+    Ok(())
+}
+
+#[test]
+fn a_component_that_was_changed_after_the_consent_is_not_run() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    keyward.add_plugin("hello")?;
+    keyward.run(["call", "hello.hello", "name=World"])?.success();
+    let wasm = crate::spine::files(&keyward.data_dir())
+        .into_iter()
+        .find(|(path, _)| path.extension().is_some_and(|extension| extension == "wasm"));
+    let (path, mut content) = wasm.unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::remove_file(&path)?;
+    fs::write(&path, content)?;
+    let outcome = keyward.run(["call", "hello.hello", "name=World"])?;
+    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    one_error_with_a_hint(&outcome.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_typo_in_a_flow_is_shown_at_its_line() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let flow = "document: {dsl: '1.0.3', namespace: tests, name: typo, version: '0.1.0'}\ndo:\n  - greet:\n      cal: hello.hello\n";
+    fs::write(keyward.folder().join("typo.yaml"), flow)?;
+    for command in [["flow", "check", "typo.yaml"], ["run", "typo.yaml", "--quiet"]] {
+        let outcome = keyward.run(command)?.failure(3);
+        assert!(outcome.stderr.contains("typo.yaml:4:"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("call"), "no suggestion: {}", outcome.stderr);
+    }
+    assert_eq!(keyward.run(["--json", "runs", "list"])?.success().json(), json!([]));
+    Ok(())
+}
+
+#[test]
+fn a_construct_that_is_not_executed_is_refused_by_its_name() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let flow = "document: {dsl: '1.0.3', namespace: tests, name: shell, version: '0.1.0'}\ndo:\n  - list:\n      run:\n        shell:\n          command: ls\n";
+    fs::write(keyward.folder().join("shell.yaml"), flow)?;
+    let outcome = keyward.run(["flow", "check", "shell.yaml"])?.failure(3);
+    assert!(outcome.stderr.contains("shell"), "{}", outcome.stderr);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unreachable_provider_is_told_and_leaves_nothing() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let mut keyward = Keyward::initialised(&[authorization.authority()])?;
+    keyward.use_provider(&authorization)?;
+    keyward.set("KEYWARD_CLIENT_SECRET", CLIENT_SECRET);
+    drop(authorization);
+    let connect = ["connect", "github", "--client-id", "any", "--no-browser", "--scope", "repo"];
+    let outcome = keyward.run(connect)?;
+    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    one_error_with_a_hint(&outcome.stderr);
+    assert_eq!(keyward.run(["--json", "connections", "list"])?.success().json(), json!([]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_api_that_is_away_is_told_and_the_next_call_works() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    drop(api);
+    let outcome = keyward.run(["--json", "call", "github.current-user"])?.failure(1);
+    assert_eq!(outcome.error()["code"], "unreachable", "{}", outcome.stderr);
+    Ok(())
+}
+
+/// A file system of 3 MiB of our own, full but for a few pages, with the data directory on it.
+#[test]
+fn a_full_disk_loses_nothing() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    keyward.add_plugin("hello")?;
+    fs::write(keyward.folder().join("greet.yaml"), GREET)?;
+    keyward.run(["run", "greet.yaml"])?.success();
+    let script = r#"
+        set -eu
+        mkdir small
+        mount -t tmpfs -o size=6m none small
+        cp -a data/. small/
+        run() { "$KEYWARD" --data-dir small --json "$@"; }
+        dd if=/dev/zero of=small/filler bs=4096 2>/dev/null || true
+        if run run greet.yaml; then echo "it ran on a full disk" >&2; exit 100; fi
+        if run plugin add "$GUEST" --yes; then echo "it installed on a full disk" >&2; exit 101; fi
+        rm small/filler
+        run runs list > before.json
+        run run greet.yaml > after.json
+        run plugin list > plugins.json
+    "#;
+    fs::write(keyward.folder().join("full.sh"), script)?;
+    let shell = keyward.command(["--version"]);
+    let mut command = Command::new("unshare");
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "full.sh"])
+        .env_clear()
+        .envs(shell.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("KEYWARD", binary())
+        .env("GUEST", keyward_harness::keyward::guest("github")?)
+        .current_dir(keyward.folder());
+    let output = command.output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}\n{}", String::from_utf8_lossy(&output.stdout));
+    assert!(stderr.contains("disk is full") || stderr.contains("disk-full"), "{stderr}");
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(keyward.folder().join(name)).unwrap()).unwrap()
+    };
+    assert!(read("before.json").as_array().unwrap().iter().any(|run| run["phase"] == "completed"));
+    assert_eq!(read("after.json")["phase"], "completed");
+    assert_eq!(read("plugins.json").as_array().unwrap().len(), 1);
+    Ok(())
+}
+
+const GREET: &str = "
+document: {dsl: '1.0.3', namespace: tests, name: greet, version: '0.1.0'}
+do:
+  - greet:
+      call: hello.hello
+      with: {name: World}
+";
