@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use keyward_harness::{
-    EchoServer, Keyward,
+    EchoServer,
     echo::{ENCODINGS, encode},
     keyward::{CANARY, hostile},
 };
@@ -49,7 +49,7 @@ fn decoded_base64(text: &str) -> Vec<u8> {
     all
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_canary_comes_back_in_no_encoding() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -73,7 +73,7 @@ async fn the_canary_comes_back_in_no_encoding() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_canary_comes_back_neither_in_headers_nor_across_chunks() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -97,7 +97,7 @@ fn pairs(headers: &Value) -> Vec<(String, String)> {
     serde_json::from_value(headers.clone()).unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_canary_is_nowhere_in_the_guests_memory() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -120,7 +120,7 @@ async fn the_canary_is_nowhere_in_the_guests_memory() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_canary_is_in_no_output_log_or_file() -> Result<()> {
     let echo = EchoServer::start().await?;
     let mut keyward = hostile(&echo.url)?;

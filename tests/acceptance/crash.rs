@@ -70,22 +70,22 @@ async fn killed_after(kill_after: usize) -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_killed_in_its_first_step_completes() -> Result<()> {
     killed_after(1).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_killed_in_its_third_step_completes() -> Result<()> {
     killed_after(3).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_killed_in_its_last_step_completes() -> Result<()> {
     killed_after(5).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completed_run_is_not_run_again() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let api = GithubApi::start(&authorization).await?;

@@ -14,7 +14,7 @@ fn attack(keyward: &Keyward, action: &str, input: Value) -> Result<Value> {
     Ok(outcome.json()["output"].clone())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_undeclared_request_is_refused_with_its_reason() -> Result<()> {
     let echo = EchoServer::start().await?;
     let other = EchoServer::start().await?;
@@ -62,7 +62,7 @@ async fn an_undeclared_request_is_refused_with_its_reason() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_declared_request_passes_and_carries_the_credential() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -87,7 +87,7 @@ async fn a_declared_request_passes_and_carries_the_credential() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redirect_is_handed_back_and_not_followed() -> Result<()> {
     let echo = EchoServer::start().await?;
     let other = EchoServer::start().await?;
@@ -101,7 +101,7 @@ async fn a_redirect_is_handed_back_and_not_followed() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_action_without_declared_requests_sends_none() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -111,7 +111,7 @@ async fn an_action_without_declared_requests_sends_none() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_action_whose_scope_is_not_granted_sends_nothing() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -121,7 +121,7 @@ async fn an_action_whose_scope_is_not_granted_sends_nothing() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exceptions_of_the_operator_open_one_port_only() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -134,7 +134,7 @@ async fn the_exceptions_of_the_operator_open_one_port_only() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handle_that_was_not_given_is_worth_nothing() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;

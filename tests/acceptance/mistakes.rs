@@ -18,7 +18,7 @@ fn one_error_with_a_hint(stderr: &str) {
     assert!(stderr.contains("hint:") || stderr.contains("help:"), "no hint: {stderr}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_passphrase_is_told_and_changes_nothing() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let api = GithubApi::start(&authorization).await?;
@@ -126,7 +126,7 @@ fn a_construct_that_is_not_executed_is_refused_by_its_name() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unreachable_provider_is_told_and_leaves_nothing() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let mut keyward = Keyward::initialised(&[authorization.authority()])?;
@@ -141,7 +141,7 @@ async fn an_unreachable_provider_is_told_and_leaves_nothing() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_api_that_is_away_is_told_and_the_next_call_works() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let api = GithubApi::start(&authorization).await?;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use keyward_harness::{EchoServer, keyward::hostile};
 use serde_json::json;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_abuse_ends_in_its_own_error() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -30,7 +30,7 @@ async fn each_abuse_ends_in_its_own_error() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_is_told_with_its_text_and_place() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -41,7 +41,7 @@ async fn a_panic_is_told_with_its_text_and_place() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_makes_no_more_requests_than_it_may() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -54,7 +54,7 @@ async fn a_call_makes_no_more_requests_than_it_may() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_log_lines_is_cut_and_harmless_on_a_terminal() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -67,7 +67,7 @@ async fn a_flood_of_log_lines_is_cut_and_harmless_on_a_terminal() -> Result<()> 
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_response_larger_than_the_limit_ends_the_request() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;

@@ -36,7 +36,7 @@ pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window == needle)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_action_and_a_flow_run_with_a_token_that_only_the_api_sees() -> Result<()> {
     let authorization = AuthorizationServer::start(authorization_server::Options::default())?;
     let api = GithubApi::start(&authorization).await?;
@@ -87,7 +87,7 @@ async fn an_action_and_a_flow_run_with_a_token_that_only_the_api_sees() -> Resul
     Ok(())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_declined_consent_leaves_no_connection() -> Result<()> {
     let authorization = AuthorizationServer::start(authorization_server::Options::default())?;
     let api = GithubApi::start(&authorization).await?;

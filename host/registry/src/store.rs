@@ -1,7 +1,9 @@
 //! What the registry needs of a database: which connectors a tenant has installed, and who agreed to what.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
-use keyward_model::{AuditRecord, ConnectorId, ConnectorName, Principal, TenantId, manifest::Manifest};
+use keyward_model::{AuditRecord, ConnectorId, ConnectorName, Digest, Principal, TenantId, manifest::Manifest};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -9,6 +11,9 @@ use time::OffsetDateTime;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// What is installed has changed since it was read; read it again.
+    #[error("what is installed has changed since it was read")]
+    Conflict,
     /// The disk is full.
     #[error("the disk is full; nothing was written")]
     DiskFull,
@@ -40,8 +45,11 @@ pub trait PluginStore: Send + Sync {
     async fn installed(&self, tenant: &TenantId) -> Result<Vec<Installed>, StoreError>;
     /// One of them.
     async fn find(&self, tenant: &TenantId, name: &ConnectorName) -> Result<Option<Installed>, StoreError>;
-    /// Installs or replaces one.
-    async fn put(&self, installed: &Installed, audit: &AuditRecord) -> Result<(), StoreError>;
+    /// Installs or replaces one. A conflict where what the tenant has under that name is not, or no longer,
+    /// the component `seen` (`None`: nothing): the consent was to a difference against that.
+    async fn put(&self, seen: Option<&Digest>, installed: &Installed, audit: &AuditRecord) -> Result<(), StoreError>;
     /// Removes one; `false` where there was none.
     async fn remove(&self, tenant: &TenantId, name: &ConnectorName, audit: &AuditRecord) -> Result<bool, StoreError>;
+    /// The components that any tenant has installed.
+    async fn components(&self) -> Result<BTreeSet<Digest>, StoreError>;
 }

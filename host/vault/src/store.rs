@@ -26,9 +26,9 @@ pub enum StoreError {
 /// The vault's own record: one for each installation.
 #[derive(Debug, Clone)]
 pub struct VaultRow {
-    /// The header as [`crate::seal`] specifies it: root key source, derivation parameters, canary.
+    /// The header as `header.rs` specifies it: root key source, derivation parameters, canary.
     pub header: Vec<u8>,
-    /// Counts the changes.
+    /// Counts the changes of the header and of the set of tenant keys, from 1.
     pub row_version: u64,
 }
 
@@ -107,7 +107,8 @@ pub trait VaultStore: Send + Sync {
     async fn vault(&self) -> Result<Option<VaultRow>, StoreError>;
     /// Writes the first record and the first tenant key together; a conflict where one is there.
     async fn create_vault(&self, header: &[u8], key: &TenantKeyRow, audit: &AuditRecord) -> Result<(), StoreError>;
-    /// Replaces the header and every tenant key's wrapping together (a new root key).
+    /// Replaces the header and every tenant key's wrapping together (a new root key). `keys` are all keys
+    /// of all tenants; a conflict where the vault's row version is no longer `seen`.
     async fn rekey_vault(
         &self,
         seen: u64,
@@ -118,9 +119,12 @@ pub trait VaultStore: Send + Sync {
 
     /// All keys of all tenants.
     async fn tenant_keys(&self) -> Result<Vec<TenantKeyRow>, StoreError>;
-    /// Adds a key; where it is active, the tenant's others become decrypt-only in the same transaction.
-    async fn add_tenant_key(&self, key: &TenantKeyRow, audit: &AuditRecord) -> Result<(), StoreError>;
-    /// Removes a decrypt-only key under which nothing rests any more.
+    /// Adds a key and counts the vault's row version up; where the key is active, the tenant's others become
+    /// decrypt-only in the same transaction. A conflict where the vault's row version is no longer `seen`:
+    /// a key wrapped by a root key that another process has just replaced could never be opened.
+    async fn add_tenant_key(&self, seen: u64, key: &TenantKeyRow, audit: &AuditRecord) -> Result<(), StoreError>;
+    /// Removes a decrypt-only key under which nothing rests any more and counts the vault's row version up;
+    /// nothing happens where it is gone. An active key is never removed: a conflict.
     async fn remove_tenant_key(&self, tenant: &TenantId, version: u32) -> Result<(), StoreError>;
 
     /// The connections of a tenant, by name.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 use http::{HeaderMap, Method, StatusCode};
-use keyward_model::{Reason, Sent, request::Body};
+use keyward_model::{Reason, SendError, SendErrorKind, Sent, request::Body};
 use url::Url;
 
 /// A request ready to be dialled. Only this crate can make one, so nothing reaches a network that has not
@@ -56,6 +56,9 @@ impl fmt::Debug for WireRequest {
     }
 }
 
+/// The chunks of a decoded body; an error ends it.
+pub type WireBody = Pin<Box<dyn Stream<Item = Result<Bytes, WireError>> + Send>>;
+
 /// What came back, content encoding already undone.
 pub struct WireResponse {
     /// The status.
@@ -63,7 +66,7 @@ pub struct WireResponse {
     /// The headers, without `content-encoding`, `content-length` of the encoded form, and hop-by-hop ones.
     pub headers: HeaderMap,
     /// The decoded body; counts against the limit as it is read.
-    pub body: Pin<Box<dyn Stream<Item = Result<Bytes, WireError>> + Send>>,
+    pub body: WireBody,
 }
 
 impl fmt::Debug for WireResponse {
@@ -86,6 +89,20 @@ pub struct WireError {
     pub sent: Sent,
     /// The limit that was passed, where [`Reason::TooLarge`] is the reason.
     pub limit: Option<u64>,
+}
+
+/// For the guest. The message is not searched for secrets here: [`crate::CredentialedRequest::send`] does that.
+impl From<WireError> for SendError {
+    fn from(error: WireError) -> Self {
+        let kind = match error.reason {
+            Reason::Timeout => SendErrorKind::Timeout,
+            Reason::TooLarge => SendErrorKind::TooLarge { limit: error.limit.unwrap_or_default() },
+            Reason::Unreachable | Reason::NameUnresolved | Reason::TlsFailed => SendErrorKind::Unreachable,
+            Reason::AddressNotAllowed | Reason::SchemeNotAllowed => SendErrorKind::Denied,
+            _ => SendErrorKind::Other,
+        };
+        Self { kind, reason: error.reason, message: error.message, hint: error.hint, sent: error.sent }
+    }
 }
 
 /// The one road out: checks the scheme against the operator's exceptions, resolves the name, checks every

@@ -1,0 +1,384 @@
+//! What a connector asks for, and what a new version of it asks for beyond the old one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use keyward_model::{
+    ActionName, ConnectorId,
+    manifest::{Action, Idempotency, Limits, Manifest, Placement},
+};
+use keyward_policy::NetworkExceptions;
+use serde::Serialize;
+
+use crate::rules::is_shown_plainly;
+
+/// What changes when a proposal is accepted, in lines for the person who is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// What is installed now.
+    pub from: ConnectorId,
+    /// What is asked for in addition.
+    pub added: Vec<String>,
+    /// What is no longer asked for.
+    pub removed: Vec<String>,
+    /// What is asked for in another way, with the old and the new.
+    pub changed: Vec<String>,
+    /// Whether the connector could do anything that was not agreed to before.
+    pub widens: bool,
+}
+
+/// Everything that a connector asks for, one line each, in the order in which a person should read it.
+pub fn requirements(manifest: &Manifest) -> Vec<String> {
+    asks(manifest).iter().filter(|(_, ask)| ask.is_shown()).map(|(key, ask)| line(key, &ask.to_string())).collect()
+}
+
+impl Difference {
+    /// What changes for whoever has `from` with the manifest `old` and gets `to` with the manifest `new`.
+    pub(crate) fn between(from: &ConnectorId, old: &Manifest, to: &ConnectorId, new: &Manifest) -> Self {
+        let (old, new) = (asks(old), asks(new));
+        let mut difference =
+            Self { from: from.clone(), added: Vec::new(), removed: Vec::new(), changed: Vec::new(), widens: false };
+        if from.version != to.version {
+            difference.changed.push(format!("version {} → {}", from.version, to.version));
+        } else if from.digest != to.digest {
+            difference.changed.push(format!("version {} stays, its content changes", from.version));
+        }
+        for (key, ask) in &new {
+            match old.get(key) {
+                None if ask.is_shown() => {
+                    difference.added.push(line(key, &ask.to_string()));
+                    difference.widens |= ask.is_right();
+                }
+                Some(before) if before != ask => {
+                    difference.changed.push(line(key, &format!("{before} → {ask}")));
+                    difference.widens |= ask.widens(before);
+                }
+                _ => {}
+            }
+        }
+        for (key, ask) in old.iter().filter(|(key, ask)| ask.is_shown() && !new.contains_key(key)) {
+            difference.removed.push(line(key, &ask.to_string()));
+        }
+        difference
+    }
+}
+
+/// One thing that a manifest asks for.
+#[derive(PartialEq)]
+enum Ask {
+    /// Granted as it stands: another value is another right.
+    Exactly(String),
+    /// A limit of a call.
+    UpTo { amount: u64, default: u64 },
+    /// The query parameters of a request.
+    Query(BTreeSet<String>),
+    /// Sets of scopes, one of which must be granted.
+    Scopes(BTreeSet<BTreeSet<String>>),
+    /// Told, but no right.
+    Note(String),
+}
+
+/// Where an ask belongs: its rank in the reading order, the action where it is one's, and its name.
+type Key = (Option<ActionName>, u8, String);
+
+impl Ask {
+    /// Whether a person is told of it where it is new. The ask of scopes exists also where it is empty and
+    /// that of a limit also where it is the default, so that a change from or to that is seen.
+    fn is_shown(&self) -> bool {
+        match self {
+            Self::Scopes(sets) => !sets.is_empty(),
+            Self::UpTo { amount, default } => amount != default,
+            Self::Exactly(_) | Self::Query(_) | Self::Note(_) => true,
+        }
+    }
+
+    /// Whether this, as something new, is more than nothing.
+    fn is_right(&self) -> bool {
+        match self {
+            Self::Note(_) => false,
+            Self::UpTo { amount, default } => amount > default,
+            Self::Exactly(_) | Self::Query(_) | Self::Scopes(_) => true,
+        }
+    }
+
+    /// Whether `self` allows anything that `old` did not.
+    fn widens(&self, old: &Self) -> bool {
+        match (self, old) {
+            (Self::Note(_), Self::Note(_)) => false,
+            (Self::UpTo { amount, .. }, Self::UpTo { amount: old, .. }) => amount > old,
+            (Self::Query(new), Self::Query(old)) => !old.contains("*") && !new.is_subset(old),
+            (Self::Scopes(new), Self::Scopes(old)) => {
+                let asked: BTreeSet<_> = old.iter().flatten().collect();
+                // More is asked of the account, or the action runs on accounts that it could not use before.
+                // No sets at all take every account.
+                let takes = |set: &BTreeSet<String>| old.is_empty() || old.iter().any(|old| old.is_subset(set));
+                let takes_more = if new.is_empty() { !old.is_empty() } else { !new.iter().all(takes) };
+                takes_more || new.iter().flatten().any(|scope| !asked.contains(scope))
+            }
+            _ => true,
+        }
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(text) | Self::Note(text) => f.write_str(text),
+            Self::UpTo { amount, .. } => amount.fmt(f),
+            Self::Query(names) if names.is_empty() => f.write_str("without query"),
+            Self::Query(names) if names.contains("*") => f.write_str("with any query"),
+            Self::Query(names) => write!(f, "with query {}", join(names, ", ")),
+            Self::Scopes(sets) if sets.is_empty() => f.write_str("none"),
+            Self::Scopes(sets) => {
+                f.write_str(&sets.iter().map(|set| join(set, " + ")).collect::<Vec<_>>().join(" or "))
+            }
+        }
+    }
+}
+
+fn join(names: &BTreeSet<String>, between: &str) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(between)
+}
+
+/// One line; what would not show as it is, for example in the name of a query parameter, is written out.
+fn line((action, _, name): &Key, text: &str) -> String {
+    let line = match action {
+        Some(action) => format!("{action}: {name} {text}"),
+        None => format!("{name} {text}"),
+    };
+    line.chars().fold(String::with_capacity(line.len()), |mut plain, c| {
+        if is_shown_plainly(c) {
+            plain.push(c)
+        } else {
+            plain.extend(c.escape_unicode())
+        }
+        plain
+    })
+}
+
+fn asks(manifest: &Manifest) -> BTreeMap<Key, Ask> {
+    let mut asks = BTreeMap::new();
+    let mut whole = |rank, name: String, ask| asks.insert((None, rank, name), ask);
+    if let Some(provider) = &manifest.provider {
+        whole(0, "connections of".to_owned(), Ask::Exactly(provider.clone()));
+    }
+    if let Some(placement) = &manifest.credential {
+        whole(1, "credential".to_owned(), Ask::Exactly(placement_text(placement)));
+    }
+    for (name, endpoint) in &manifest.endpoints {
+        let own = if endpoint.configurable { ", or the server that the connection names" } else { "" };
+        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}", shown_url(&endpoint.url))));
+    }
+    for (name, action) in &manifest.actions {
+        asks.extend(of_action(action).into_iter().map(|(rank, what, ask)| ((Some(name.clone()), rank, what), ask)));
+    }
+    asks
+}
+
+fn of_action(action: &Action) -> Vec<(u8, String, Ask)> {
+    let mut asks = vec![
+        (0, "action".to_owned(), Ask::Note(format!("\"{}\"", action.title))),
+        (3, "repeated call".to_owned(), Ask::Note(idempotency_text(action.idempotency).to_owned())),
+    ];
+
+    // Rules for the same request in two lines allow what both allow together.
+    let mut requests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for request in &action.requests {
+        let what = format!("{} {} of {}", request.method, request.path, request.endpoint);
+        requests.entry(what).or_default().extend(request.query.iter().cloned());
+    }
+    asks.extend(requests.into_iter().map(|(what, query)| (1, what, Ask::Query(query))));
+
+    let scopes = action.scopes.iter().map(|set| set.iter().cloned().collect()).collect();
+    asks.push((2, "scopes".to_owned(), Ask::Scopes(scopes)));
+
+    let (limits, default) = (action.limits, Limits::default());
+    for (name, amount, default) in [
+        ("memory_bytes", limits.memory_bytes, default.memory_bytes),
+        ("cpu_ms", limits.cpu_ms, default.cpu_ms),
+        ("wall_ms", limits.wall_ms, default.wall_ms),
+        ("requests", limits.requests.map(u64::from), default.requests.into()),
+        ("request_bytes", limits.request_bytes, default.request_bytes),
+        ("response_bytes", limits.response_bytes, default.response_bytes),
+        ("log_bytes", limits.log_bytes, default.log_bytes),
+    ] {
+        asks.push((4, format!("limit {name}"), Ask::UpTo { amount: amount.unwrap_or(default), default }));
+    }
+    asks
+}
+
+/// The URL in the form in which it is dialled: letters of other scripts can look like those of a known host.
+fn shown_url(url: &str) -> String {
+    if url.is_ascii() {
+        return url.to_owned();
+    }
+    match keyward_policy::check_endpoint_url(url, &NetworkExceptions::default()) {
+        Ok(dialled) => dialled.into(),
+        // With `*.` or `http` it is good only elsewhere; then at least nothing looks like something else.
+        Err(_) => {
+            url.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
+        }
+    }
+}
+
+fn placement_text(placement: &Placement) -> String {
+    match placement {
+        Placement::Header { name, prefix } if prefix.is_empty() => format!("in the header {name}"),
+        Placement::Header { name, prefix } => format!("in the header {name} after {prefix:?}"),
+        Placement::Query { name } => format!("in the query as {name}"),
+        Placement::Basic => "as HTTP Basic".to_owned(),
+    }
+}
+
+fn idempotency_text(idempotency: Idempotency) -> &'static str {
+    match idempotency {
+        Idempotency::Safe => "reads only",
+        Idempotency::Idempotent => "twice is as once",
+        Idempotency::Key => "twice is as once, by a key",
+        Idempotency::None => "twice does it twice",
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use keyward_model::Digest;
+
+    use super::*;
+
+    const OLD: &str = r#"
+        name = "shop"
+        version = "1.0.0"
+        title = "Shop"
+        provider = "shop"
+        endpoints.api.url = "https://api.shop.example"
+        credential = { in = "header", name = "Authorization", prefix = "Bearer " }
+
+        [actions.list]
+        title = "List"
+        requests = [{ method = "GET", endpoint = "api", path = "/items", query = ["page", "sort"] }]
+        scopes = [["read"], ["admin"]]
+        idempotency = "safe"
+        limits = { wall_ms = 1000 }
+    "#;
+
+    fn id(version: &str, content: u8) -> ConnectorId {
+        ConnectorId {
+            name: "shop".parse().unwrap(),
+            version: version.to_owned(),
+            digest: Digest::from_sha256([content; 32]),
+        }
+    }
+
+    /// What changes when `from` stands in place of `to` in the manifest.
+    fn change(from: &str, to: &str) -> Difference {
+        assert!(OLD.contains(from), "{from:?} is not in the manifest");
+        let parse = |source: &str| crate::parse_manifest(source).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        Difference::between(&id("1.0.0", 1), &parse(OLD), &id("1.1.0", 2), &parse(&OLD.replace(from, to)))
+    }
+
+    #[test]
+    fn what_could_do_more_than_was_agreed_to_widens() {
+        let delete = r#"query = ["page", "sort"] }, { method = "DELETE", endpoint = "api", path = "/items/{id}" }]"#;
+        for (from, to) in [
+            (r#"query = ["page", "sort"] }]"#, delete),
+            (r#"["page", "sort"]"#, r#"["page", "sort", "all"]"#),
+            (r#"["page", "sort"]"#, r#"["*"]"#),
+            (r#""/items""#, r#""/{anything}""#),
+            (r#""GET""#, r#""POST""#),
+            ("https://api.shop.example", "https://api.shop.example.net"),
+            ("endpoints.api.url = ", "endpoints.api.configurable = true\n        endpoints.api.url = "),
+            (r#""Bearer ""#, r#""Token ""#),
+            (r#"in = "header", name = "Authorization", prefix = "Bearer ""#, r#"in = "query", name = "key""#),
+            (r#"provider = "shop""#, r#"provider = "bank""#),
+            (r#"["read"], ["admin"]"#, r#"["read"], ["admin"], ["write"]"#),
+            (r#"["read"], ["admin"]"#, r#"["read", "write"]"#),
+            (r#"scopes = [["read"], ["admin"]]"#, ""),
+            ("wall_ms = 1000", "wall_ms = 1001"),
+            ("limits = { wall_ms = 1000 }", ""),
+            ("wall_ms = 1000", "wall_ms = 1000, memory_bytes = 100000000"),
+        ] {
+            let difference = change(from, to);
+            assert!(difference.widens, "{from} -> {to}: {difference:#?}");
+            assert!(difference.added.len() + difference.changed.len() > 1, "{from} -> {to} is not told");
+        }
+    }
+
+    #[test]
+    fn what_does_no_more_than_was_agreed_to_does_not_widen() {
+        for (from, to) in [
+            ("List\"", "List items\""),
+            (r#"["page", "sort"]"#, r#"["sort"]"#),
+            (r#"["page", "sort"]"#, r#"["sort", "page"]"#),
+            (r#"["read"], ["admin"]"#, r#"["admin"], ["read"]"#),
+            (r#"["read"], ["admin"]"#, r#"["admin"]"#),
+            (r#"["read"], ["admin"]"#, r#"["read", "admin"]"#),
+            ("wall_ms = 1000", "wall_ms = 10"),
+            ("wall_ms = 1000", "wall_ms = 1000, log_bytes = 1"),
+            (r#""safe""#, r#""none""#),
+        ] {
+            let difference = change(from, to);
+            assert!(!difference.widens, "{from} -> {to}: {difference:#?}");
+        }
+        let other_order = change(r#"["read"], ["admin"]"#, r#"["admin"], ["read"]"#);
+        assert_eq!(other_order.changed, ["version 1.0.0 → 1.1.0"], "the order of sets means nothing");
+    }
+
+    #[test]
+    fn other_content_under_the_same_version_is_told() {
+        let manifest = crate::parse_manifest(OLD).unwrap();
+        let difference = Difference::between(&id("1.0.0", 1), &manifest, &id("1.0.0", 2), &manifest);
+        assert_eq!(difference.changed, ["version 1.0.0 stays, its content changes"]);
+        assert!(!difference.widens);
+    }
+
+    #[test]
+    fn lines_read_in_the_order_of_importance() {
+        insta::assert_snapshot!(requirements(&crate::parse_manifest(OLD).unwrap()).join("\n"), @r#"
+        connections of shop
+        credential in the header Authorization after "Bearer "
+        endpoint api https://api.shop.example
+        list: action "List"
+        list: GET /items of api with query page, sort
+        list: scopes admin or read
+        list: repeated call reads only
+        list: limit wall_ms 1000
+        "#);
+        let difference = change(
+            "limits = { wall_ms = 1000 }",
+            "limits = { wall_ms = 2000 }\n[actions.delete]\ntitle = 'Delete'\nrequests = [{ method = 'DELETE', endpoint = 'api', path = '/items/{id}' }]\nscopes = [['write']]",
+        );
+        insta::assert_json_snapshot!(difference, @r#"
+        {
+          "from": {
+            "name": "shop",
+            "version": "1.0.0",
+            "digest": "sha256:0101010101010101010101010101010101010101010101010101010101010101"
+          },
+          "added": [
+            "delete: action \"Delete\"",
+            "delete: DELETE /items/{id} of api without query",
+            "delete: scopes write",
+            "delete: repeated call twice does it twice"
+          ],
+          "removed": [],
+          "changed": [
+            "version 1.0.0 → 1.1.0",
+            "list: limit wall_ms 1000 → 2000"
+          ],
+          "widens": true
+        }
+        "#);
+    }
+
+    #[test]
+    fn what_would_not_show_as_it_is_is_written_out() {
+        let hidden = change(r#"["page", "sort"]"#, "[\"page\u{202e}\"]");
+        assert!(hidden.changed.iter().any(|line| line.contains("page\\u{202e}")), "{hidden:#?}");
+        // A Cyrillic letter in place of the `o`.
+        let other_host = change("https://api.shop.example", "https://api.sh\u{43e}p.example");
+        assert!(other_host.changed.iter().any(|line| line.contains("https://api.xn--")), "{other_host:#?}");
+    }
+}

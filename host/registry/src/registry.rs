@@ -1,0 +1,192 @@
+//! Installing a connector with the consent of a person, and finding its actions again.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use keyward_model::{
+    ActionRef, AuditEvent, AuditRecord, ConnectorId, ConnectorName, Digest, Principal, TenantId,
+    manifest::{Action, Manifest},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    artifact,
+    blobs::Blobs,
+    difference::Difference,
+    error::RegistryError,
+    store::{Installed, PluginStore, StoreError},
+};
+
+/// The installed connectors of all tenants: records in the store, components in a folder.
+#[derive(Clone)]
+pub struct Registry {
+    store: Arc<dyn PluginStore>,
+    blobs: Arc<Blobs>,
+}
+
+/// A connector that somebody wants to install. Only [`Registry::propose`] makes one, and it holds the
+/// very bytes that the manifest was read from: what is accepted is what was shown.
+pub struct Proposal {
+    /// Name, version and digest.
+    pub connector: ConnectorId,
+    /// What it asks for; [`crate::requirements`] puts that into lines.
+    pub manifest: Manifest,
+    /// What changes against what is installed; `None` where nothing of that name is.
+    pub difference: Option<Difference>,
+    tenant: TenantId,
+    bytes: Vec<u8>,
+}
+
+impl fmt::Debug for Proposal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proposal")
+            .field("connector", &self.connector)
+            .field("difference", &self.difference)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// A registry over `store`, with its components below `directory`, which is made when it is first needed.
+    pub fn new(store: Arc<dyn PluginStore>, directory: PathBuf) -> Self {
+        Self { store, blobs: Arc::new(Blobs::new(directory)) }
+    }
+
+    /// Reads a component without running anything and tells what it asks for. Nothing is kept.
+    pub async fn propose(&self, tenant: &TenantId, bytes: Vec<u8>) -> Result<Proposal, RegistryError> {
+        let (bytes, manifest, digest) = blocking(move || {
+            let manifest = artifact::read(&bytes)?;
+            let digest = artifact::digest(&bytes);
+            Ok((bytes, manifest, digest))
+        })
+        .await?;
+        let connector = ConnectorId { name: manifest.name.clone(), version: manifest.version.clone(), digest };
+        let installed = self.store.find(tenant, &connector.name).await?;
+        let difference = installed.map(|old| Difference::between(&old.connector, &old.manifest, &connector, &manifest));
+        Ok(Proposal { connector, manifest, difference, tenant: tenant.clone(), bytes })
+    }
+
+    /// Installs what was proposed. The caller has shown it to `principal`, who agrees to it, and the
+    /// consent is pinned to the digest. The component is on disk before the record says that it is.
+    ///
+    /// # Errors
+    /// [`RegistryError::Overtaken`] where what is installed is no longer what the difference was made against.
+    pub async fn accept(&self, proposal: Proposal, principal: &Principal) -> Result<Installed, RegistryError> {
+        let Proposal { connector, manifest, difference, tenant, bytes } = proposal;
+        let blobs = self.blobs.clone();
+        let digest = connector.digest;
+        let hold = blocking(move || {
+            let hold = blobs.hold()?;
+            blobs.write(&digest, &bytes, &hold)?;
+            Ok(hold)
+        })
+        .await?;
+
+        let seen = difference.map(|difference| difference.from.digest);
+        let installed = Installed {
+            tenant,
+            connector,
+            manifest,
+            consented_by: principal.clone(),
+            consented_at: OffsetDateTime::now_utc(),
+        };
+        let change = if seen.is_some() { "upgraded" } else { "added" };
+        let audit = audit(&installed.tenant, principal, &installed.connector, change);
+        let put = self.store.put(seen.as_ref(), &installed, &audit).await;
+        drop(hold);
+        match put {
+            Ok(()) => Ok(installed),
+            Err(StoreError::Conflict) => Err(RegistryError::Overtaken(installed.connector.name)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The installed connectors of a tenant, by name.
+    pub async fn installed(&self, tenant: &TenantId) -> Result<Vec<Installed>, RegistryError> {
+        Ok(self.store.installed(tenant).await?)
+    }
+
+    /// The installed connector and the action that `action` means. The component is at
+    /// [`Registry::component_path`], and its content was compared with the digest that was agreed to.
+    pub async fn find(&self, tenant: &TenantId, action: &ActionRef) -> Result<(Installed, Action), RegistryError> {
+        let Some(installed) = self.store.find(tenant, &action.connector).await? else {
+            let installed = self.store.installed(tenant).await?;
+            return Err(RegistryError::NotInstalled {
+                connector: action.connector.clone(),
+                installed: installed.into_iter().map(|installed| installed.connector.name).collect(),
+            });
+        };
+        if action.version.as_ref().is_some_and(|version| *version != installed.connector.version) {
+            return Err(RegistryError::OtherVersion { action: action.clone(), installed: installed.connector.version });
+        }
+        let Some(found) = installed.manifest.actions.get(&action.action).cloned() else {
+            return Err(RegistryError::NoAction {
+                action: action.clone(),
+                version: installed.connector.version,
+                actions: installed.manifest.actions.keys().map(ToString::to_string).collect(),
+            });
+        };
+        let blobs = self.blobs.clone();
+        let digest = installed.connector.digest;
+        blocking(move || blobs.verify(&digest)).await?;
+        Ok((installed, found))
+    }
+
+    /// Where the component with that digest is, or would be.
+    pub fn component_path(&self, digest: &Digest) -> PathBuf {
+        self.blobs.path(digest)
+    }
+
+    /// Removes a connector from a tenant; `false` where there was none. Components that nobody uses any
+    /// more are removed from the disk.
+    pub async fn remove(
+        &self,
+        tenant: &TenantId,
+        name: &ConnectorName,
+        principal: &Principal,
+    ) -> Result<bool, RegistryError> {
+        let Some(installed) = self.store.find(tenant, name).await? else { return Ok(false) };
+        let audit = audit(tenant, principal, &installed.connector, "removed");
+        let removed = self.store.remove(tenant, name, &audit).await?;
+        self.sweep().await?;
+        Ok(removed)
+    }
+
+    /// Removes the components that no tenant uses, those of earlier versions too, and tells how many.
+    /// Where somebody is installing at the same time nothing is done: the next sweep finds them as well.
+    pub async fn sweep(&self) -> Result<usize, RegistryError> {
+        let blobs = self.blobs.clone();
+        let Some(alone) = blocking(move || blobs.hold_alone()).await? else { return Ok(0) };
+        let used = self.store.components().await?;
+        let blobs = self.blobs.clone();
+        blocking(move || blobs.sweep(&used, &alone)).await
+    }
+}
+
+fn audit(tenant: &TenantId, principal: &Principal, connector: &ConnectorId, change: &str) -> AuditRecord {
+    AuditRecord {
+        id: Uuid::now_v7(),
+        at: OffsetDateTime::now_utc(),
+        tenant: tenant.clone(),
+        principal: principal.clone(),
+        run: None,
+        step: None,
+        call: None,
+        connector: Some(connector.clone()),
+        action: None,
+        connection: None,
+        event: AuditEvent::Consent { change: change.to_owned() },
+        reason: None,
+    }
+}
+
+/// Runs what reads or writes files, or takes long, where it does not hold up other work.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RegistryError> + Send + 'static,
+) -> Result<T, RegistryError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        // Nothing cancels the task, so it can only have panicked, and that goes on here.
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,99 @@
+//! The audit trail.
+
+use std::time::Duration;
+
+use keyward_egress::AuditSink;
+use keyward_model::{AuditEvent, AuditRecord, CallId, ConnectionId, ConnectorId, Digest, Reason, RunId};
+use keyward_store::AuditFilter;
+use uuid::Uuid;
+
+use super::{Database, NOON, record, tenant};
+
+/// A record with everything in it.
+fn full() -> AuditRecord {
+    AuditRecord {
+        run: Some(RunId::new()),
+        step: Some("/do/0/fetch".to_owned()),
+        call: Some(CallId::new()),
+        connector: Some(ConnectorId {
+            name: "github".parse().unwrap(),
+            version: "0.1.0".to_owned(),
+            digest: Digest::from_sha256([7; 32]),
+        }),
+        action: Some("list-issues".parse().unwrap()),
+        connection: Some(ConnectionId::new()),
+        event: AuditEvent::RequestSent {
+            method: "GET".to_owned(),
+            host: "api.github.com".to_owned(),
+            path_template: "/repos/{owner}/{repo}/issues".to_owned(),
+            scopes: vec!["repo".to_owned()],
+            status: Some(200),
+            duration_ms: 17,
+        },
+        ..record(&tenant("default"), "")
+    }
+}
+
+pub(crate) async fn records_read_back_in_the_order_of_writing<D: Database>(database: D) {
+    let store = database.open().await;
+    let first = full();
+    let mut second = full();
+    // Order is that of writing, whatever the clocks say.
+    second.at = NOON - Duration::from_secs(60);
+    second.event = AuditEvent::RequestDenied { method: "DELETE".to_owned(), host: None };
+    second.reason = Some(Reason::PathNotAllowed);
+    for record in [&first, &second] {
+        store.record(record.clone()).await.unwrap();
+    }
+    let other = database.open().await;
+    assert_eq!(database.audit(&other, &tenant("default"), &AuditFilter::default()).await, [first, second]);
+}
+
+pub(crate) async fn a_filter_narrows_and_the_newest_are_kept<D: Database>(database: D) {
+    let store = database.open().await;
+    let mut written = Vec::new();
+    for number in 0..4u64 {
+        let mut record = full();
+        record.at = NOON + Duration::from_secs(number);
+        written.push(record);
+    }
+    written[1].event = AuditEvent::RequestDenied { method: "PUT".to_owned(), host: None };
+    written[2].action = Some("create-issue".parse().unwrap());
+    written[3].connection = written[0].connection;
+    for record in &written {
+        store.record(record.clone()).await.unwrap();
+    }
+    let none = AuditFilter::default();
+    for (filter, expected) in [
+        (none.clone(), &[0, 1, 2, 3][..]),
+        (AuditFilter { run: written[1].run, ..none.clone() }, &[1]),
+        (AuditFilter { connection: written[0].connection, ..none.clone() }, &[0, 3]),
+        (AuditFilter { action: written[2].action.clone(), ..none.clone() }, &[2]),
+        (AuditFilter { denied_only: true, ..none.clone() }, &[1]),
+        (AuditFilter { since: Some(written[2].at), ..none.clone() }, &[2, 3]),
+        (AuditFilter { limit: Some(2), ..none.clone() }, &[2, 3]),
+        (AuditFilter { limit: Some(1), connection: written[0].connection, ..none.clone() }, &[3]),
+        (AuditFilter { run: written[0].run, denied_only: true, ..none.clone() }, &[]),
+        (AuditFilter { limit: Some(0), ..none }, &[]),
+    ] {
+        let read = database.audit(&store, &tenant("default"), &filter).await;
+        let expected: Vec<_> = expected.iter().map(|&number| written[number as usize].clone()).collect();
+        assert_eq!(read, expected, "{filter:?}");
+    }
+}
+
+pub(crate) async fn tenants_see_their_own_records<D: Database>(database: D) {
+    let (store, one, two) = (database.open().await, tenant("one"), tenant("two"));
+    store.record(record(&one, "one")).await.unwrap();
+    store.record(record(&two, "two")).await.unwrap();
+    assert_eq!(super::changes(&database, &store, &one).await, ["one"]);
+}
+
+pub(crate) async fn a_record_is_not_written_twice<D: Database>(database: D) {
+    let store = database.open().await;
+    let mut record = full();
+    record.id = Uuid::now_v7();
+    store.record(record.clone()).await.unwrap();
+    assert!(store.record(record).await.is_err());
+    assert_eq!(database.audit(&store, &tenant("default"), &AuditFilter::default()).await.len(), 1);
+}

@@ -1,0 +1,269 @@
+//! Which files are opened, which are refused, and who may read them.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::{Path, PathBuf},
+};
+
+use keyward_egress::AuditSink as _;
+use keyward_store::{AuditFilter, DatabaseError, OpenError, Store};
+use keyward_vault::VaultStore as _;
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+use tempfile::TempDir;
+
+use crate::{
+    contract::{self, record, tenant},
+    processes::{child, folder_of_child},
+};
+
+fn database(folder: &TempDir) -> PathBuf {
+    folder.path().join("data/keyward.db")
+}
+
+/// The file as any program sees it that is not ours.
+async fn raw(path: &Path) -> SqliteConnection {
+    SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path).create_if_missing(true)).await.unwrap()
+}
+
+async fn execute(path: &Path, sql: &'static str) -> Result<(), sqlx::Error> {
+    let mut connection = raw(path).await;
+    sqlx::raw_sql(sql).execute(&mut connection).await?;
+    connection.close().await
+}
+
+/// A database with one audit record, closed.
+async fn made(path: &Path) {
+    let store = Store::open(path).await.unwrap();
+    store.record(record(&tenant("default"), "made")).await.unwrap();
+    store.close().await;
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn told(error: &OpenError) -> String {
+    format!("{error}\n{}", error.hint().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn what_is_made_is_for_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let store = Store::open(&path).await.unwrap();
+    store.record(record(&tenant("default"), "made")).await.unwrap();
+    assert_eq!(mode(&folder.path().join("data")), 0o700);
+    for entry in fs::read_dir(folder.path().join("data")).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_others_could_read_is_closed_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let _store = Store::open(&path).await.unwrap();
+    assert_eq!(mode(&path), 0o600);
+}
+
+#[tokio::test]
+async fn an_empty_file_becomes_a_database() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("keyward.db");
+    fs::write(&path, "").unwrap();
+    made(&path).await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.db");
+    fs::write(&text, "The quick brown fox jumps over the lazy dog. ".repeat(100)).unwrap();
+    let foreign = folder.path().join("foreign.db");
+    execute(&foreign, "CREATE TABLE photos (id INTEGER)").await.unwrap();
+    let stamped = folder.path().join("stamped.db");
+    execute(&stamped, "PRAGMA application_id = 42; VACUUM").await.unwrap();
+    for path in [text, foreign, stamped] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let before = fs::read(&path).unwrap();
+        let error = Store::open(&path).await.unwrap_err();
+        assert!(matches!(error, OpenError::NotOurs(_)), "{}: {error}", path.display());
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+    assert!(matches!(Store::open(folder.path()).await, Err(OpenError::NotOurs(_))), "a folder");
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    execute(
+        &path,
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'later', TRUE, x'00', 1);
+         UPDATE written_by SET program_version = '7.1.0';
+         PRAGMA user_version = 9999",
+    )
+    .await
+    .unwrap();
+    let before = fs::read(&path).unwrap();
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Newer { written_by, .. } if written_by == "7.1.0"), "{error}");
+    assert!(told(&error).contains("use Keyward 7.1.0 or later"), "{}", told(&error));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_schema_that_no_release_has_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    execute(&path, "UPDATE _sqlx_migrations SET checksum = x'00'").await.unwrap();
+    assert!(matches!(Store::open(&path).await, Err(OpenError::OtherSchema { version: 1, .. })));
+}
+
+#[tokio::test]
+async fn a_damaged_database_is_told_as_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[100..].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let error = Store::open(&path).await.unwrap_err();
+    assert!(matches!(&error, OpenError::Database { source: DatabaseError::Corrupt(_), .. }), "{error}");
+    assert!(told(&error).contains("restore it from a backup"), "{}", told(&error));
+}
+
+#[tokio::test]
+async fn damage_below_the_surface_is_told_when_it_is_met() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    // Every page but the first, which has the schema.
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[4096..].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let Ok(store) = Store::open(&path).await else { return };
+    let error = store.audit_records(&tenant("default"), &AuditFilter::default()).await.unwrap_err();
+    assert!(matches!(error, DatabaseError::Corrupt(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_record_that_makes_no_sense_is_told_and_not_guessed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    execute(
+        &path,
+        "INSERT INTO tenant_keys (tenant, version, state, wrapped, created_at)
+         VALUES ('default', -1, 'active', x'00', 0)",
+    )
+    .await
+    .unwrap();
+    let store = Store::open(&path).await.unwrap();
+    let error = store.tenant_keys().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the database failed: the database holds a key version that cannot be read: it is out of range"
+    );
+}
+
+#[tokio::test]
+async fn nobody_changes_or_removes_an_audit_record() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    for sql in [
+        "UPDATE audit_records SET record = '{}'",
+        "DELETE FROM audit_records",
+        "INSERT OR REPLACE INTO audit_records SELECT * FROM audit_records",
+        "PRAGMA foreign_keys = OFF; UPDATE audit_records SET tenant = 'other'",
+    ] {
+        let error = execute(&path, sql).await.unwrap_err().to_string();
+        assert!(error.contains("append-only"), "{sql}: {error}");
+    }
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(store.audit_records(&tenant("default"), &AuditFilter::default()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_deleted_is_not_to_be_found_in_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let store = Store::open(&path).await.unwrap();
+    let tenant = tenant("default");
+    let canary = b"canary-of-the-sealed-credential";
+    let mut row = contract::vault::connection(&tenant, "github");
+    // Longer than a page, so that it has pages of its own.
+    row.sealed = canary.repeat(300);
+    store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
+    let found = || {
+        fs::read_dir(path.parent().unwrap())
+            .unwrap()
+            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
+            .any(|bytes| bytes.windows(canary.len()).any(|window| window == canary))
+    };
+    assert!(found(), "the search finds what is there");
+    store.delete_connection(&tenant, &row.facts.id, 1, &record(&tenant, "deleted")).await.unwrap();
+    assert!(!found());
+}
+
+#[tokio::test]
+async fn opening_and_closing_beside_a_writer_of_the_same_process_does_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let store = Store::open(&path).await.unwrap();
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for _ in 0..100 {
+                store.record(record(&tenant("default"), "written")).await.unwrap();
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let other = Store::open(&path).await.unwrap();
+        other.audit_records(&tenant("default"), &AuditFilter::default()).await.unwrap();
+        other.close().await;
+    }
+    writer.await.unwrap();
+    store.close().await;
+    assert_eq!(integrity(&path).await, "ok");
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(store.audit_records(&tenant("default"), &AuditFilter::default()).await.unwrap().len(), 100);
+}
+
+/// What SQLite says about the whole file.
+pub(crate) async fn integrity(path: &Path) -> String {
+    sqlx::query_scalar("PRAGMA integrity_check").fetch_one(&mut raw(path).await).await.unwrap()
+}
+
+#[test]
+fn a_folder_without_permission_is_a_clear_error() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
+    let mut child = child("opening::child_opens_without_permission", folder.path());
+    // The permissions of a file do not hold the superuser back.
+    if fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0) {
+        child.uid(65534).gid(65534);
+    }
+    let output = child.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+#[ignore = "a child of the test above"]
+async fn child_opens_without_permission() {
+    let folder = folder_of_child();
+    for path in [folder.join("keyward.db"), folder.join("data/keyward.db")] {
+        let error = Store::open(&path).await.unwrap_err();
+        assert!(matches!(error, OpenError::NoPermission { .. }), "{error:?}");
+        assert!(told(&error).contains("data directory"), "{}", told(&error));
+    }
+}

@@ -1,0 +1,258 @@
+//! One request on its way out and back: the credential goes in, and never comes back.
+
+use std::{fmt, sync::Arc};
+
+use futures_util::{StreamExt, stream};
+use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
+use keyward_model::{
+    BodyStream, ConnectionFacts, GuestResponse, Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
+    request::Body,
+};
+use keyward_policy::{Permit, PermitParts};
+use url::Url;
+
+use crate::{
+    credential::Live,
+    place::{self, Placed},
+    redact::{RedactionCount, Redactor, Scrubber},
+    vault::Vault,
+    wire::{Wire, WireBody, WireError, WireLimits, WireRequest, WireResponse},
+};
+
+/// A request with its credential in it. It can be sent, once, and nothing else: it shows nothing of itself.
+#[must_use = "nothing is sent until `send` is called"]
+pub struct CredentialedRequest {
+    outgoing: Outgoing,
+    body: Body,
+    ready: Ready,
+    /// With the fingerprint of the credential that is in the request.
+    credential: Option<(CredentialUse, [u8; 32])>,
+    vault: Vault,
+}
+
+/// A response from which every secret that went out was taken.
+#[derive(Debug)]
+pub struct CleanResponse {
+    /// The response.
+    pub response: GuestResponse,
+    /// How often a secret came back. It is shared: it grows while the body is read.
+    pub redactions: RedactionCount,
+}
+
+/// The request as it was permitted, without a credential.
+struct Outgoing {
+    tenant: TenantId,
+    method: Method,
+    url: Url,
+    headers: HeaderMap,
+    limits: WireLimits,
+}
+
+/// What goes on the wire in place of the same parts of [`Outgoing`].
+struct Ready {
+    url: Url,
+    headers: HeaderMap,
+    placed: Placed,
+}
+
+/// What the permit says about the credential.
+struct CredentialUse {
+    /// The connection as it was when the rules were checked.
+    permitted: ConnectionFacts,
+    scopes: Vec<String>,
+    placement: Placement,
+}
+
+impl Vault {
+    /// Opens the credential of the connection that `permit` names, refreshed where it is due, and puts it
+    /// where the connector's manifest says. A permit without a placement goes out as it is.
+    ///
+    /// # Errors
+    /// What refreshing brings; [`Reason::CredentialUnplaceable`]; and where the connection changed since the
+    /// permit was given so that the permit would not be given now: [`Reason::ConnectionWrongProvider`],
+    /// [`Reason::HostNotAllowed`] or [`Reason::InsufficientScope`]. Nothing was sent then.
+    pub async fn apply(&self, permit: Permit, limits: WireLimits) -> Result<CredentialedRequest, SendError> {
+        let PermitParts { tenant, method, url, headers, body, connection, placement, scopes, .. } = permit.into_parts();
+        let outgoing = Outgoing { tenant, method, url, headers, limits };
+        let (ready, credential) = match placement {
+            None => (Ready { url: outgoing.url.clone(), headers: outgoing.headers.clone(), placed: Vec::new() }, None),
+            Some(placement) => {
+                let permitted = connection.ok_or_else(|| {
+                    SendError::new(SendErrorKind::Denied, Reason::ConnectionMissing, "the call has no connection")
+                })?;
+                let live = self.credential_for(&outgoing.tenant, &permitted.id).await?;
+                let credential = CredentialUse { permitted, scopes, placement };
+                (credential.place(&outgoing, &live)?, Some((credential, live.fingerprint)))
+            }
+        };
+        Ok(CredentialedRequest { outgoing, body, ready, credential, vault: self.clone() })
+    }
+}
+
+impl CredentialedRequest {
+    /// Sends it over `wire` and takes every secret out of what comes back: head, body and errors.
+    ///
+    /// Where the answer is 401, the body can be sent again and the credential can be refreshed, it is
+    /// refreshed and the request sent once more.
+    ///
+    /// # Errors
+    /// What the wire says, without secrets; after a 401, what refreshing brings, and the errors of
+    /// [`Vault::apply`].
+    pub async fn send(self, wire: &dyn Wire) -> Result<CleanResponse, SendError> {
+        let Self { outgoing, body, ready, credential, vault } = self;
+        let redactions = RedactionCount::default();
+        let again = match &body {
+            Body::Empty => Some(Body::Empty),
+            Body::Bytes(bytes) => Some(Body::Bytes(bytes.clone())),
+            Body::Stream { .. } => None,
+        };
+        let Ready { url, headers, mut placed } = ready;
+        let cleaner = outgoing.cleaner(&placed, &redactions);
+        let first = cleaner.exchange(wire, outgoing.request(url, headers, body)).await?;
+
+        let (StatusCode::UNAUTHORIZED, Some(again), Some((credential, used))) = (first.status, again, credential)
+        else {
+            return Ok(cleaner.clean(first));
+        };
+        // The server has answered the request, whatever becomes of the second attempt.
+        let answered = |error: SendError| error.sent(Sent::Yes);
+        let id = credential.permitted.id;
+        let Some(live) = vault.credential_after_refusal(&outgoing.tenant, &id, &used).await.map_err(answered)? else {
+            return Ok(cleaner.clean(first));
+        };
+        drop(first);
+        let ready = credential.place(&outgoing, &live).map_err(answered)?;
+        // The first credential may come back in the second response as well.
+        placed.extend(ready.placed);
+        let cleaner = outgoing.cleaner(&placed, &redactions);
+        let second = cleaner.exchange(wire, outgoing.request(ready.url, ready.headers, again)).await?;
+        Ok(cleaner.clean(second))
+    }
+}
+
+impl fmt::Debug for CredentialedRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CredentialedRequest(..)")
+    }
+}
+
+impl CredentialUse {
+    /// Puts the credential into what goes out, where the permit would still be given.
+    fn place(&self, outgoing: &Outgoing, live: &Live) -> Result<Ready, SendError> {
+        self.still_permits(&live.facts)?;
+        let (mut url, mut headers) = (outgoing.url.clone(), outgoing.headers.clone());
+        let placed = place::place(&self.placement, &live.material, &mut url, &mut headers)?;
+        Ok(Ready { url, headers, placed })
+    }
+
+    /// Refuses where what the permit was given for is no longer so.
+    fn still_permits(&self, live: &ConnectionFacts) -> Result<(), SendError> {
+        let changed = |kind, reason, what: &str| {
+            let message = format!("the connection's {what} changed while the request was checked");
+            Err(SendError::new(kind, reason, message).hint("try again"))
+        };
+        if live.provider != self.permitted.provider {
+            return changed(SendErrorKind::Denied, Reason::ConnectionWrongProvider, "provider");
+        }
+        if live.endpoints != self.permitted.endpoints {
+            return changed(SendErrorKind::Denied, Reason::HostNotAllowed, "endpoints");
+        }
+        let granted = &live.granted_scopes;
+        let missing: Vec<_> = self.scopes.iter().filter(|scope| !granted.contains(*scope)).cloned().collect();
+        if !missing.is_empty() {
+            return changed(SendErrorKind::InsufficientScope { missing }, Reason::InsufficientScope, "scopes");
+        }
+        Ok(())
+    }
+}
+
+impl Outgoing {
+    fn request(&self, url: Url, headers: HeaderMap, body: Body) -> WireRequest {
+        WireRequest { method: self.method.clone(), url, headers, body, limits: self.limits }
+    }
+
+    fn cleaner(&self, placed: &Placed, redactions: &RedactionCount) -> Cleaner {
+        let redactor = Arc::new(Redactor::new(placed, redactions.clone()));
+        Cleaner { redactor, redactions: redactions.clone(), is_head: self.method == Method::HEAD }
+    }
+}
+
+/// Takes the secrets of one request out of all that comes back for it.
+struct Cleaner {
+    redactor: Arc<Redactor>,
+    redactions: RedactionCount,
+    is_head: bool,
+}
+
+impl Cleaner {
+    async fn exchange(&self, wire: &dyn Wire, request: WireRequest) -> Result<WireResponse, SendError> {
+        wire.exchange(request).await.map_err(|error| clean_error(&self.redactor, error))
+    }
+
+    fn clean(&self, response: WireResponse) -> CleanResponse {
+        let WireResponse { status, headers, body } = response;
+        let mut clean = Vec::with_capacity(headers.len());
+        for (name, value) in &headers {
+            // The length would be wrong once something is taken out of the body.
+            if *name == CONTENT_LENGTH && !self.is_head && !self.redactor.is_idle() {
+                continue;
+            }
+            let clean_name = self.redactor.text(name.as_str().to_owned());
+            // What takes the place of a secret has brackets, which the name of a header cannot have.
+            let name = if clean_name == name.as_str() { clean_name } else { "redacted".to_owned() };
+            clean.push((name, self.redactor.bytes(value.as_bytes()).into_owned()));
+        }
+        let body = clean_body(self.redactor.clone(), body);
+        let response = GuestResponse { status: status.as_u16(), headers: clean, body };
+        CleanResponse { response, redactions: self.redactions.clone() }
+    }
+}
+
+fn clean_body(redactor: Arc<Redactor>, body: WireBody) -> BodyStream {
+    if redactor.is_idle() {
+        return Box::pin(body.map(move |chunk| chunk.map_err(|error| clean_error(&redactor, error))));
+    }
+    let reading = Reading { body, scrubber: Scrubber::new(redactor.clone()), redactor, failure: None };
+    Box::pin(stream::unfold(Some(reading), async |reading| {
+        let mut reading = reading?;
+        loop {
+            if let Some(error) = reading.failure.take() {
+                return Some((Err(error), None));
+            }
+            let (clean, ended) = match reading.body.next().await {
+                Some(Ok(chunk)) => (reading.scrubber.push(chunk), false),
+                Some(Err(error)) => {
+                    reading.failure = Some(clean_error(&reading.redactor, error));
+                    (reading.scrubber.finish(), false)
+                }
+                None => (reading.scrubber.finish(), true),
+            };
+            match (clean.is_empty(), ended) {
+                (false, ended) => return Some((Ok(clean), (!ended).then_some(reading))),
+                (true, true) => return None,
+                (true, false) => {}
+            }
+        }
+    }))
+}
+
+/// A body that is being read.
+struct Reading {
+    body: WireBody,
+    scrubber: Scrubber,
+    redactor: Arc<Redactor>,
+    /// Ends the body once what came before it is handed on.
+    failure: Option<SendError>,
+}
+
+/// Makes the wire's error the guest's, without secrets.
+fn clean_error(redactor: &Redactor, error: WireError) -> SendError {
+    let mut error = SendError::from(error);
+    error.message = redactor.text(error.message);
+    error.hint = error.hint.map(|hint| redactor.text(hint));
+    error
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests;

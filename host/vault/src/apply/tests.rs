@@ -1,0 +1,365 @@
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue};
+use keyward_model::{
+    ActionName, GuestRequest, Target,
+    manifest::{Action, Endpoint, Manifest, RequestRule},
+};
+use keyward_policy::{ActionRules, NetworkExceptions};
+use serde_json::json;
+
+use super::*;
+use crate::{
+    connect::StaticCredential,
+    oauth::fake::{Fault, World, new_connection},
+    secret::Secret,
+    wire::WireParts,
+};
+
+const LIMITS: WireLimits = WireLimits { timeout: std::time::Duration::from_secs(1), response_bytes: 1 << 20 };
+
+/// An API that answers from a script and keeps what it was sent.
+#[derive(Default)]
+struct Api {
+    answers: Mutex<VecDeque<Answer>>,
+    requests: Mutex<Vec<WireParts>>,
+}
+
+enum Answer {
+    Response(u16, Vec<(String, String)>, Vec<Result<&'static [u8], WireError>>),
+    Failure(WireError),
+}
+
+impl Api {
+    fn answering(answers: impl IntoIterator<Item = Answer>) -> Self {
+        Self { answers: Mutex::new(answers.into_iter().collect()), ..Self::default() }
+    }
+
+    fn requests(&self) -> std::sync::MutexGuard<'_, Vec<WireParts>> {
+        self.requests.lock().unwrap()
+    }
+
+    fn authorizations(&self) -> Vec<String> {
+        let requests = self.requests();
+        requests.iter().map(|parts| parts.headers["authorization"].to_str().unwrap().to_owned()).collect()
+    }
+}
+
+fn status(status: u16) -> Answer {
+    Answer::Response(status, Vec::new(), Vec::new())
+}
+
+fn failure(message: &str) -> WireError {
+    WireError {
+        reason: Reason::Unreachable,
+        message: message.to_owned(),
+        hint: Some(message.to_owned()),
+        sent: Sent::Maybe,
+        limit: None,
+    }
+}
+
+#[async_trait]
+impl Wire for Api {
+    async fn exchange(&self, request: WireRequest) -> Result<WireResponse, WireError> {
+        self.requests().push(request.into_parts());
+        match self.answers.lock().unwrap().pop_front().unwrap() {
+            Answer::Failure(error) => Err(error),
+            Answer::Response(status, headers, chunks) => {
+                let headers = headers
+                    .into_iter()
+                    .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse::<HeaderValue>().unwrap()))
+                    .collect();
+                let chunks = chunks.into_iter().map(|chunk| chunk.map(Bytes::from_static));
+                let status = StatusCode::from_u16(status).unwrap();
+                Ok(WireResponse { status, headers, body: stream::iter(chunks.collect::<Vec<_>>()).boxed() })
+            }
+        }
+    }
+}
+
+fn bearer() -> Placement {
+    Placement::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned() }
+}
+
+/// The rules of a connector for `provider` with one action, which needs the scope `read`.
+fn rules(provider: &str, placement: Option<Placement>, scopes: &[&str]) -> ActionRules {
+    let rule = |method: &str| RequestRule {
+        method: method.to_owned(),
+        endpoint: "api".to_owned(),
+        path: "/items/{id}".to_owned(),
+        query: vec!["page".to_owned()],
+    };
+    let action = Action {
+        title: "Get".to_owned(),
+        description: String::new(),
+        requests: ["GET", "HEAD", "POST"].map(rule).into(),
+        scopes: if scopes.is_empty() { vec![] } else { vec![scopes.iter().map(|s| (*s).to_owned()).collect()] },
+        idempotency: Default::default(),
+        limits: Default::default(),
+        input: Default::default(),
+        output: Default::default(),
+    };
+    let name: ActionName = "get".parse().unwrap();
+    let endpoint = Endpoint { url: "https://api.example/v1".to_owned(), configurable: true };
+    let manifest = Manifest {
+        name: "test".parse().unwrap(),
+        version: "1.0.0".to_owned(),
+        title: "Test".to_owned(),
+        description: String::new(),
+        provider: placement.is_some().then(|| provider.to_owned()),
+        endpoints: BTreeMap::from([("api".to_owned(), endpoint)]),
+        credential: placement,
+        actions: BTreeMap::from([(name.clone(), action)]),
+    };
+    ActionRules::compile(&manifest, &name, &NetworkExceptions::default()).unwrap()
+}
+
+fn permit_of(rules: &ActionRules, facts: &ConnectionFacts, method: &str, body: Body) -> Permit {
+    let request = GuestRequest {
+        method: method.to_owned(),
+        target: Target::Endpoint { endpoint: "api".to_owned(), path: "/items/1".to_owned() },
+        query: vec![("page".to_owned(), "2".to_owned())],
+        headers: vec![("x-mine".to_owned(), b"kept".to_vec())],
+        body,
+    };
+    rules.authorize(&facts.tenant, Some(facts), request).unwrap()
+}
+
+fn permit(facts: &ConnectionFacts) -> Permit {
+    permit_of(&rules(&facts.provider, Some(bearer()), &[]), facts, "GET", Body::Empty)
+}
+
+async fn static_connection(world: &World, credential: StaticCredential) -> ConnectionFacts {
+    world.vault.connect_static(new_connection_without_client("http"), credential).await.unwrap()
+}
+
+fn new_connection_without_client(provider: &str) -> crate::connect::NewConnection {
+    crate::connect::NewConnection { client: None, ..new_connection(provider, &[]) }
+}
+
+fn secret(text: &str) -> Secret {
+    Secret::from(text.to_owned())
+}
+
+async fn read(response: CleanResponse) -> (Vec<u8>, Option<SendError>, u64) {
+    let CleanResponse { response: GuestResponse { mut body, .. }, redactions } = response;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        match chunk {
+            Ok(chunk) => bytes.extend_from_slice(&chunk),
+            Err(error) => return (bytes, Some(error), redactions.get()),
+        }
+    }
+    (bytes, None, redactions.get())
+}
+
+#[tokio::test]
+async fn credential_goes_where_the_manifest_says_and_the_rest_as_it_was() {
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::ApiKey(secret("canary-key-1"))).await;
+    let key = Placement::Query { name: "key".to_owned() };
+    let custom = Placement::Header { name: "X-Api-Key".to_owned(), prefix: String::new() };
+    for (placement, url, header) in [
+        (bearer(), "https://api.example/v1/items/1?page=2", Some(("authorization", "Bearer canary-key-1"))),
+        (custom, "https://api.example/v1/items/1?page=2", Some(("x-api-key", "canary-key-1"))),
+        (key, "https://api.example/v1/items/1?page=2&key=canary-key-1", None),
+    ] {
+        let api = Api::answering([status(204)]);
+        let permit = permit_of(&rules("http", Some(placement), &[]), &facts, "POST", Body::Bytes("body".into()));
+        let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+        assert_eq!(response.response.status, 204);
+        let sent = api.requests().pop().unwrap();
+        assert_eq!((sent.method, sent.url.as_str()), (Method::POST, url));
+        assert!(matches!(sent.body, Body::Bytes(bytes) if bytes == "body"));
+        assert_eq!(sent.headers["x-mine"], "kept");
+        assert_eq!(sent.limits.response_bytes, LIMITS.response_bytes);
+        match header {
+            Some((name, value)) => assert!(sent.headers[name] == value && sent.headers[name].is_sensitive()),
+            None => assert!(!sent.headers.contains_key("authorization")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn connector_without_a_credential_gets_none() {
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::ApiKey(secret("canary-key-1"))).await;
+    let length = vec![("content-length".to_owned(), "12".to_owned())];
+    let api = Api::answering([Answer::Response(401, length, vec![Ok(b"canary-key-1")])]);
+    let permit = permit_of(&rules("http", None, &[]), &facts, "GET", Body::Empty);
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    assert!(!api.requests()[0].headers.contains_key("authorization"));
+    assert_eq!(response.response.headers, [("content-length".to_owned(), b"12".to_vec())]);
+    // What was not sent is not searched for.
+    assert_eq!(read(response).await.0, b"canary-key-1");
+}
+
+#[tokio::test]
+async fn every_echo_is_taken_out_of_names_values_and_body() {
+    let world = World::new().await;
+    let credential = StaticCredential::Basic { username: "octocat".to_owned(), password: secret("canary-password") };
+    let facts = static_connection(&world, credential).await;
+    let headers = vec![
+        ("x-canary-password".to_owned(), "1".to_owned()),
+        ("location".to_owned(), "/?p=canary%2Dpassword".to_owned()),
+        ("content-length".to_owned(), "100".to_owned()),
+        ("etag".to_owned(), "\"octocat\"".to_owned()),
+    ];
+    let body: Vec<Result<&[u8], _>> =
+        vec![Ok(b"you sent b2N0b2NhdDpj"), Ok(b"YW5hcnktcGFzc3dvcmQ= and octocat:cana"), Ok(b"ry-password\n")];
+    let api = Api::answering([Answer::Response(200, headers, body)]);
+    let permit = permit_of(&rules("http", Some(Placement::Basic), &[]), &facts, "GET", Body::Empty);
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    let expected: [(&str, &[u8]); 3] = [("redacted", b"1"), ("location", b"/?p=[redacted]"), ("etag", b"\"octocat\"")];
+    let headers: Vec<_> = response.response.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(headers, expected);
+    let (body, error, redactions) = read(response).await;
+    assert_eq!(String::from_utf8(body).unwrap(), "you sent [redacted] and [redacted]\n");
+    assert_eq!((error, redactions), (None, 4));
+}
+
+#[tokio::test]
+async fn length_of_a_body_that_is_not_sent_is_kept() {
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::Bearer(secret("canary-token"))).await;
+    let length = vec![("content-length".to_owned(), "100".to_owned())];
+    let api = Api::answering([Answer::Response(200, length, vec![])]);
+    let permit = permit_of(&rules("http", Some(bearer()), &[]), &facts, "HEAD", Body::Empty);
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    assert_eq!(response.response.headers, [("content-length".to_owned(), b"100".to_vec())]);
+}
+
+#[tokio::test]
+async fn errors_show_no_secret_and_keep_what_is_known_of_delivery() {
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::Bearer(secret("canary-token"))).await;
+    let api = Api::answering([
+        Answer::Failure(failure("no answer to Bearer canary-token")),
+        Answer::Response(200, vec![], vec![Ok(b"half of canary-"), Err(failure("canary-token cut off"))]),
+    ]);
+    let error = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap_err();
+    assert_eq!(error.message, "no answer to Bearer [redacted]");
+    assert_eq!(error.hint.as_deref(), Some("no answer to Bearer [redacted]"));
+    assert_eq!((error.kind, error.sent), (SendErrorKind::Unreachable, Sent::Maybe));
+
+    let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
+    let (body, error, _) = read(response).await;
+    assert_eq!(body, b"half of canary-");
+    assert_eq!(error.unwrap().message, "[redacted] cut off");
+}
+
+#[tokio::test]
+async fn refused_token_is_refreshed_once_and_neither_comes_back() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let echo = vec![Ok(b"test-at-1 test-at-2".as_slice())];
+    let api = Api::answering([status(401), Answer::Response(200, vec![], echo)]);
+    let rules = rules("oidc", Some(bearer()), &["read"]);
+    let permit = permit_of(&rules, &facts, "POST", Body::Bytes("body".into()));
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    assert_eq!(response.response.status, 200);
+    assert_eq!(api.authorizations(), ["Bearer test-at-1", "Bearer test-at-2"]);
+    assert!(api.requests().iter().all(|parts| matches!(&parts.body, Body::Bytes(bytes) if bytes == "body")));
+    assert_eq!(world.server.token_requests(), 1);
+    let (body, _, redactions) = read(response).await;
+    assert_eq!((String::from_utf8(body).unwrap(), redactions), ("[redacted] [redacted]".to_owned(), 2));
+}
+
+#[tokio::test]
+async fn second_refusal_is_the_answer() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let api = Api::answering([status(401), status(401)]);
+    let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
+    assert_eq!(response.response.status, 401);
+    assert_eq!((api.requests().len(), world.server.token_requests()), (2, 1));
+}
+
+#[tokio::test]
+async fn token_that_another_process_refreshed_is_taken_without_refreshing_again() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let request = world.vault.apply(permit(&facts), LIMITS).await.unwrap();
+    let other = world.other_process().await;
+    let used = other.credential_for(&facts.tenant, &facts.id).await.unwrap().fingerprint;
+    other.credential_after_refusal(&facts.tenant, &facts.id, &used).await.unwrap().unwrap();
+    let api = Api::answering([status(401), status(200)]);
+    request.send(&api).await.unwrap();
+    assert_eq!(api.authorizations(), ["Bearer test-at-1", "Bearer test-at-2"]);
+    assert_eq!(world.server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn refusal_is_the_answer_where_nothing_can_be_sent_again() {
+    let world = World::new().await;
+    let granted = world.connect().await;
+    let chunks = stream::iter([Ok(Bytes::from("body"))]).boxed();
+    let streamed =
+        permit_of(&rules("oidc", Some(bearer()), &[]), &granted, "POST", Body::Stream { length: Some(4), chunks });
+    let mut new = new_connection_without_client("http");
+    new.name = "other".parse().unwrap();
+    let fixed = world.vault.connect_static(new, StaticCredential::ApiKey(secret("canary-key-1"))).await.unwrap();
+    for permit in [streamed, permit(&fixed)] {
+        let api = Api::answering([Answer::Response(401, vec![], vec![Ok(b"refused")])]);
+        let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+        assert_eq!(response.response.status, 401);
+        assert_eq!(read(response).await.0, b"refused");
+    }
+    assert_eq!(world.server.token_requests(), 0);
+}
+
+#[tokio::test]
+async fn grant_that_has_ended_asks_for_a_reconnect_and_tells_that_the_request_was_sent() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let request = world.vault.apply(permit(&facts), LIMITS).await.unwrap();
+    world.server.fault(Fault::Answer(400, json!({"error": "invalid_grant"})));
+    let error = request.send(&Api::answering([status(401)])).await.unwrap_err();
+    assert_eq!((error.kind, error.sent), (SendErrorKind::ReconnectRequired, Sent::Yes));
+}
+
+#[tokio::test]
+async fn connection_that_changed_since_the_permit_is_refused() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let rules = rules("oidc", Some(bearer()), &["read"]);
+    let set = |facts: ConnectionFacts| world.store.tables().connections.values_mut().next().unwrap().facts = facts;
+    let endpoints = BTreeMap::from([("api".to_owned(), "https://other.example".to_owned())]);
+    for (changed, reason) in [
+        (ConnectionFacts { provider: "github".to_owned(), ..facts.clone() }, Reason::ConnectionWrongProvider),
+        (ConnectionFacts { granted_scopes: Default::default(), ..facts.clone() }, Reason::InsufficientScope),
+        (ConnectionFacts { endpoints, ..facts.clone() }, Reason::HostNotAllowed),
+    ] {
+        let permit = permit_of(&rules, &facts, "GET", Body::Empty);
+        set(changed);
+        let error = world.vault.apply(permit, LIMITS).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (reason, Sent::No));
+    }
+}
+
+#[tokio::test]
+async fn refresh_that_loses_the_scope_stops_the_second_attempt() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let permit = permit_of(&rules("oidc", Some(bearer()), &["read"]), &facts, "GET", Body::Empty);
+    let request = world.vault.apply(permit, LIMITS).await.unwrap();
+    world.server.state().reply = json!({"scope": "other"});
+    let api = Api::answering([status(401)]);
+    let error = request.send(&api).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::InsufficientScope, Sent::Yes));
+    assert_eq!(error.kind, SendErrorKind::InsufficientScope { missing: vec!["read".to_owned()] });
+}
+
+#[tokio::test]
+async fn debug_output_shows_nothing() {
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::Bearer(secret("canary-token"))).await;
+    let request = world.vault.apply(permit(&facts), LIMITS).await.unwrap();
+    assert_eq!(format!("{request:?}"), "CredentialedRequest(..)");
+}

@@ -1,0 +1,161 @@
+//! A connection's row: opened, changed, sealed again, written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyward_model::{
+    AuditEvent, AuditRecord, ConnectionFacts, ConnectionId, ConnectionName, ConnectionState, Principal, Reason,
+    TenantId,
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::{ConnectionError, NewConnection};
+use crate::{
+    credential::Credential,
+    error::VaultError,
+    provider::{ConnectionMethod, Provider},
+    store::{ConnectionRow, Lease, StoreError},
+    vault::Vault,
+};
+
+/// A row and what was sealed in it.
+pub(crate) struct Opened {
+    pub(crate) row: ConnectionRow,
+    pub(crate) credential: Credential,
+}
+
+/// What a connection is, apart from what the provider says.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub(super) tenant: TenantId,
+    pub(super) principal: Principal,
+    pub(super) name: ConnectionName,
+    pub(super) owner: Option<Principal>,
+    pub(super) endpoints: BTreeMap<String, String>,
+    pub(super) reconnect: Option<ConnectionId>,
+}
+
+impl Identity {
+    pub(super) fn of(new: NewConnection) -> Self {
+        let NewConnection { tenant, principal, name, owner, endpoints, reconnect, .. } = new;
+        Self { tenant, principal, name, owner, endpoints, reconnect }
+    }
+}
+
+/// What came of connecting.
+pub(super) struct Made {
+    pub(super) method: ConnectionMethod,
+    pub(super) credential: Credential,
+    pub(super) granted: BTreeSet<String>,
+    pub(super) assumed: bool,
+    pub(super) account: Option<String>,
+    pub(super) expires_at: Option<OffsetDateTime>,
+}
+
+/// How often a write is tried that others get in the way of.
+pub(super) const ATTEMPTS: u32 = 16;
+
+impl Vault {
+    /// Writes a new connection, or the new credential of one that is made again.
+    pub(super) async fn keep(&self, identity: Identity, provider: &Provider, made: Made) -> Result<Opened, VaultError> {
+        let now = self.clock.now().wall;
+        let granted = provider.implications().closure(&made.granted);
+        let state = ConnectionState::Active;
+        let Some(id) = identity.reconnect else {
+            let facts = ConnectionFacts {
+                tenant: identity.tenant,
+                id: ConnectionId::new(),
+                name: identity.name,
+                owner: identity.owner,
+                provider: provider.id.clone(),
+                method: made.method.as_str().to_owned(),
+                account: made.account,
+                granted_scopes: granted,
+                scopes_assumed: made.assumed,
+                endpoints: identity.endpoints,
+                state,
+                expires_at: made.expires_at,
+                created_at: now,
+                updated_at: now,
+                row_version: 1,
+            };
+            let sealed = self.seal_credential(&facts, &made.credential).await?;
+            let row = ConnectionRow { facts, sealed, refresh: None };
+            let audit = self.record(&row.facts, &identity.principal, "created", None);
+            self.store.insert_connection(&row, &audit).await?;
+            return Ok(Opened { row, credential: made.credential });
+        };
+        let mut credential = made.credential;
+        for _ in 0..ATTEMPTS {
+            let Some(mut row) = self.store.connection(&identity.tenant, &id).await? else {
+                return Err(ConnectionError::Unknown(id.to_string()).into());
+            };
+            row.refresh = None;
+            row.facts = ConnectionFacts {
+                method: made.method.as_str().to_owned(),
+                account: made.account.clone(),
+                granted_scopes: granted.clone(),
+                scopes_assumed: made.assumed,
+                endpoints: identity.endpoints.clone(),
+                state: state.clone(),
+                expires_at: made.expires_at,
+                ..row.facts
+            };
+            let mut opened = Opened { row, credential };
+            let audit = self.record(&opened.row.facts, &identity.principal, "reconnected", None);
+            match self.write(&mut opened, None, Some(&audit)).await {
+                Err(VaultError::Store(StoreError::Conflict)) => credential = opened.credential,
+                result => return result.map(|()| opened),
+            }
+        }
+        Err(VaultError::Contended { attempts: ATTEMPTS })
+    }
+
+    /// Writes a row in its next version, sealed for it. After an error the row in memory is of no use.
+    pub(crate) async fn write(
+        &self,
+        opened: &mut Opened,
+        lease: Option<Lease>,
+        audit: Option<&AuditRecord>,
+    ) -> Result<(), VaultError> {
+        let seen = opened.row.facts.row_version;
+        opened.row.facts.row_version = seen + 1;
+        opened.row.facts.updated_at = self.clock.now().wall;
+        opened.row.sealed = self.seal_credential(&opened.row.facts, &opened.credential).await?;
+        Ok(self.store.update_connection(seen, &opened.row, lease, audit).await?)
+    }
+
+    /// The row of a connection, opened as it is.
+    pub(crate) async fn read(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Opened, VaultError> {
+        let Some(row) = self.store.connection(tenant, id).await? else {
+            return Err(ConnectionError::Unknown(id.to_string()).into());
+        };
+        let credential = self.open_credential(&row).await?;
+        Ok(Opened { row, credential })
+    }
+
+    /// The record of a change to a connection.
+    pub(crate) fn record(
+        &self,
+        facts: &ConnectionFacts,
+        principal: &Principal,
+        change: &str,
+        reason: Option<Reason>,
+    ) -> AuditRecord {
+        AuditRecord {
+            id: Uuid::now_v7(),
+            at: self.clock.now().wall,
+            tenant: facts.tenant.clone(),
+            principal: principal.clone(),
+            run: None,
+            step: None,
+            call: None,
+            connector: None,
+            action: None,
+            connection: Some(facts.id),
+            event: AuditEvent::Connection { change: change.to_owned() },
+            reason,
+        }
+    }
+}

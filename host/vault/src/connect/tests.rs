@@ -1,0 +1,537 @@
+//! Consents and the other ways to connect, tests, revocations and deletions.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use http::Method;
+use keyward_model::{ConnectionFacts, ConnectionState, Principal};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
+use url::Url;
+
+use super::*;
+use crate::{
+    oauth::fake::{Fault, ISSUER, REDIRECT, World, new_connection},
+    store::StoreError,
+};
+
+fn redirect() -> Url {
+    Url::parse(REDIRECT).unwrap()
+}
+
+/// The error and, in it, nothing that was a secret.
+fn failure<T>(result: Result<T, VaultError>) -> ConnectionError {
+    match result.err().unwrap() {
+        VaultError::Connection(error) => {
+            let told = format!("{error} {error:?} {:?}", error.hint());
+            for secret in ["test-at", "test-rt", "test-code", "test client/secret", "test%20client"] {
+                assert!(!told.contains(secret), "{told}");
+            }
+            error
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn authorization_url_asks_for_what_is_needed_and_nothing_twice() {
+    let world = World::new().await;
+    let new = new_connection("oidc", &["read", "write"]);
+    let start = world.vault.begin_authorization(new, &redirect()).await.unwrap();
+    let pairs: Vec<(String, String)> = start.url.query_pairs().into_owned().collect();
+    let asked: BTreeMap<String, String> = pairs.iter().cloned().collect();
+    assert_eq!(asked.len(), pairs.len());
+    assert_eq!(start.url.origin(), Url::parse(ISSUER).unwrap().origin());
+    for (name, value) in [
+        ("response_type", "code"),
+        ("client_id", "test-client"),
+        ("redirect_uri", REDIRECT),
+        ("scope", "offline_access openid read write"),
+        ("prompt", "consent"),
+        ("code_challenge_method", "S256"),
+        ("state", &start.state),
+    ] {
+        assert_eq!(asked.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert_eq!(URL_SAFE_NO_PAD.decode(&start.state).unwrap().len(), 32, "256 random bits");
+    assert_eq!(URL_SAFE_NO_PAD.decode(&asked["nonce"]).unwrap().len(), 32);
+    let pending = world.store.tables().pending[0].clone();
+    assert_eq!(pending.state_hash, <[u8; 32]>::from(Sha256::digest(&start.state)));
+    assert_eq!(start.expires_at, world.server.clock.true_time() + time::Duration::minutes(10));
+}
+
+#[tokio::test]
+async fn builtin_providers_get_the_parameters_that_they_want() {
+    let world = World::new().await;
+    for (provider, scopes, expected, absent) in [
+        ("github", &["repo"][..], &[("scope", "repo"), ("code_challenge_method", "S256")][..], "nonce"),
+        ("google", &[], &[("scope", "email openid"), ("access_type", "offline"), ("prompt", "consent")], "user_scope"),
+        ("slack", &["user:chat:write"], &[("user_scope", "chat:write")], "code_challenge"),
+    ] {
+        let start = world.vault.begin_authorization(new_connection(provider, scopes), &redirect()).await.unwrap();
+        let asked: BTreeMap<String, String> = start.url.query_pairs().into_owned().collect();
+        for (name, value) in expected {
+            assert_eq!(asked.get(*name).map(String::as_str), Some(*value), "{provider} {name}");
+        }
+        assert!(!asked.contains_key(absent), "{provider} {absent}");
+    }
+    assert!(world.server.state().seen.is_empty(), "known endpoints are not discovered");
+}
+
+#[tokio::test]
+async fn consent_makes_a_connection_that_knows_its_account() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    assert_eq!((facts.provider.as_str(), facts.method.as_str()), ("oidc", "oauth2"));
+    assert_eq!(facts.account.as_deref(), Some("test-subject"), "from the ID token");
+    assert_eq!(facts.state, ConnectionState::Active);
+    assert!(facts.scopes_assumed, "the reply was silent");
+    assert!(facts.granted_scopes.contains("read"));
+    assert_eq!(world.store.audited(), ["initialised", "created"]);
+    let named = world.vault.connection_named(&facts.tenant, &facts.name).await.unwrap();
+    assert_eq!(named, facts);
+}
+
+#[tokio::test]
+async fn granted_scopes_are_those_of_the_reply_with_what_they_contain() {
+    let world = World::new().await;
+    {
+        let mut state = world.server.state();
+        state.post_only = true;
+        state.reply = json!({"scope": "repo,user:email"});
+    }
+    let facts = world.connect_as(new_connection("github", &["repo", "user", "gist"])).await;
+    assert!(!facts.scopes_assumed);
+    assert!(facts.granted_scopes.contains("public_repo"), "repo contains it");
+    assert!(!facts.granted_scopes.contains("gist") && !facts.granted_scopes.contains("user"), "not granted");
+}
+
+#[tokio::test]
+async fn browser_that_goes_away_does_not_cost_the_consent() {
+    let world = World::new().await;
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    let (came, go, kept) = (Arc::new(Notify::new()), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    world.server.fault(Fault::Hold(came.clone(), go.clone()));
+    world.store.tables().on_insert = Some(kept.clone());
+    let caller = tokio::spawn({
+        let vault = world.vault.clone();
+        async move { vault.finish_authorization(&query).await.map(drop) }
+    });
+    came.notified().await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    go.notify_one();
+    kept.notified().await;
+    assert_eq!(world.vault.connections(&Default::default()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn redirect_can_be_used_once() {
+    let world = World::new().await;
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    world.vault.finish_authorization(&query).await.unwrap();
+    assert!(matches!(failure(world.vault.finish_authorization(&query).await), ConnectionError::RedirectUnknown));
+    assert_eq!(world.server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn redirect_that_is_not_ours_sends_nothing() {
+    for (from, to) in [
+        (format!("iss={}", "https%3A%2F%2Fas.example"), "iss=https%3A%2F%2Fevil.example".to_owned()),
+        ("&iss=https%3A%2F%2Fas.example".to_owned(), String::new()),
+        ("code=test-code".to_owned(), "code=test-code&code=test-other".to_owned()),
+        ("code=test-code".to_owned(), "code=".to_owned()),
+        ("code=test-code".to_owned(), "x=y".to_owned()),
+    ] {
+        let world = World::new().await;
+        let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+        let query = world.server.consent(&start.url);
+        assert!(query.contains(&from));
+        let error = failure(world.vault.finish_authorization(&query.replace(&from, &to)).await);
+        assert!(matches!(error, ConnectionError::RedirectInvalid(_)), "{to}: {error}");
+        assert_eq!(world.server.token_requests(), 0);
+    }
+    let world = World::new().await;
+    let error = failure(world.vault.finish_authorization("code=test-code&state=test-guess").await);
+    assert!(matches!(error, ConnectionError::RedirectUnknown));
+    assert!(matches!(failure(world.vault.finish_authorization("").await), ConnectionError::RedirectInvalid(_)));
+}
+
+#[tokio::test]
+async fn consent_that_comes_too_late_sends_nothing() {
+    let world = World::new().await;
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    world.server.clock.advance(600);
+    assert!(matches!(failure(world.vault.finish_authorization(&query).await), ConnectionError::RedirectUnknown));
+    assert_eq!(world.server.token_requests(), 0);
+}
+
+#[tokio::test]
+async fn person_who_declines_leaves_nothing_behind() {
+    let world = World::new().await;
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url).replace("code=test-code", "error=access_denied");
+    let error = failure(world.vault.finish_authorization(&query).await);
+    assert_eq!(error.to_string(), "the person declined at OpenID Connect");
+    assert!(world.vault.connections(&Default::default()).await.unwrap().is_empty());
+    assert!(world.store.tables().pending.is_empty());
+}
+
+#[tokio::test]
+async fn id_token_of_another_authorization_is_refused() {
+    let world = World::new().await;
+    let claims = json!({"iss": ISSUER, "aud": "test-client", "exp": 4_000_000_000_u64, "nonce": "test-other"});
+    let token = format!("e30.{}.test", URL_SAFE_NO_PAD.encode(claims.to_string()));
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    world.server.fault(Fault::Answer(200, json!({"access_token": "test-at-1", "id_token": token})));
+    let error = failure(world.vault.finish_authorization(&query).await);
+    assert!(error.to_string().contains("`nonce`"), "{error}");
+    assert!(world.vault.connections(&Default::default()).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn refusal_of_the_exchange_is_told_without_the_reply() {
+    for (status, reply, expected) in [
+        (
+            400,
+            json!({"error": "invalid_grant", "error_description": "test-code used"}),
+            "invalid_grant: [removed] used",
+        ),
+        (200, json!({"error": "bad_verification_code"}), "bad_verification_code"),
+        (200, json!({"test-at-1": "test-at-1"}), "it answered with HTTP status 200"),
+        (302, json!({}), "it answered with HTTP status 302"),
+    ] {
+        let world = World::new().await;
+        let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+        let query = world.server.consent(&start.url);
+        world.server.fault(Fault::Answer(status, reply));
+        let error = failure(world.vault.finish_authorization(&query).await);
+        assert_eq!(error.to_string(), format!("OpenID Connect refused: {expected}"));
+        assert!(world.vault.connections(&Default::default()).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn proof_bound_token_is_not_taken_for_a_bearer_token() {
+    let world = World::new().await;
+    world.server.state().reply = json!({"token_type": "DPoP"});
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    let error = failure(world.vault.finish_authorization(&query).await);
+    assert!(matches!(error, ConnectionError::Unusable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn other_way_to_prove_the_client_is_tried_at_set_up_and_kept() {
+    let world = World::new().await;
+    world.server.state().post_only = true;
+    let facts = world.connect().await;
+    world.server.clock.advance(3600);
+    world.vault.credential_for(&facts.tenant, &facts.id).await.unwrap();
+    let seen = world.server.state().seen.clone();
+    assert_eq!(seen.len(), 1, "the refresh need not find it out again");
+    assert!(seen[0].authorization.is_none() && seen[0].form.contains_key("client_secret"));
+}
+
+#[tokio::test]
+async fn scopes_that_a_reply_does_not_tell_are_asked_for_at_the_server() {
+    let world = World::new().await;
+    let facts = world.vault.connect_client_credentials(new_connection("oidc", &["read"])).await.unwrap();
+    assert!(facts.scopes_assumed);
+    assert_eq!(facts.account.as_deref(), Some("test-client"));
+
+    world.server.state().metadata = json!({"introspection_endpoint": format!("{ISSUER}/introspect")});
+    let mut new = new_connection("oidc", &["read"]);
+    new.name = "asked".parse().unwrap();
+    let facts = world.vault.connect_client_credentials(new).await.unwrap();
+    assert!(!facts.scopes_assumed);
+    assert_eq!(facts.granted_scopes.into_iter().collect::<Vec<_>>(), ["introspected"]);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_provider_is_refused_before_anybody_is_asked() {
+    let world = World::new().await;
+    let begin = async |change: &dyn Fn(&mut NewConnection), provider: &str| {
+        let mut new = new_connection(provider, &["read"]);
+        change(&mut new);
+        failure(world.vault.begin_authorization(new, &redirect()).await)
+    };
+    let unsuitable = |error| assert!(matches!(error, ConnectionError::Unsuitable { hint: Some(_), .. }));
+    unsuitable(begin(&|new| new.issuer = None, "oidc").await);
+    unsuitable(begin(&|new| new.issuer = Some(Url::parse(ISSUER).unwrap()), "github").await);
+    unsuitable(begin(&|new| new.client = None, "github").await);
+    unsuitable(begin(&|new| new.client.as_mut().unwrap().id.clear(), "github").await);
+    unsuitable(begin(&|new| new.client.as_mut().unwrap().secret = Some(Secret::from(String::new())), "github").await);
+    unsuitable(begin(&|new| _ = new.scopes.insert("a b".to_owned()), "github").await);
+    unsuitable(begin(&|new| _ = new.scopes.insert("a,b".to_owned()), "github").await);
+    unsuitable(begin(&|_| {}, "http").await);
+    let unknown = begin(&|_| {}, "nowhere").await;
+    assert!(matches!(unknown, ConnectionError::ProviderUnknown { .. }));
+    unsuitable(failure(world.vault.connect_client_credentials(new_connection("github", &[])).await));
+    let mut public = new_connection("oidc", &[]);
+    public.client.as_mut().unwrap().secret = None;
+    unsuitable(failure(world.vault.connect_client_credentials(public).await));
+    assert_eq!(world.server.token_requests(), 0);
+}
+
+#[tokio::test]
+async fn name_that_is_taken_is_refused_before_the_person_is_bothered() {
+    let world = World::new().await;
+    world.connect().await;
+    let again = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await;
+    assert!(matches!(again.err().unwrap(), VaultError::Store(StoreError::NameTaken(_))));
+}
+
+#[tokio::test]
+async fn reconnecting_keeps_id_name_owner_client_and_issuer() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    world.server.state().dead = true;
+    world.server.clock.advance(3600);
+    world.vault.credential_for(&facts.tenant, &facts.id).await.err().unwrap();
+    assert!(matches!(world.facts(&facts).await.state, ConnectionState::NeedsReconnect(_)));
+
+    let again = NewConnection {
+        client: None,
+        issuer: None,
+        name: "ignored".parse().unwrap(),
+        owner: Some(Principal::local_administrator()),
+        reconnect: Some(facts.id),
+        ..new_connection("oidc", &["read", "more"])
+    };
+    let after = world.connect_as(again).await;
+    assert_eq!((after.id, &after.name, &after.owner), (facts.id, &facts.name, &facts.owner));
+    assert_eq!(after.state, ConnectionState::Active);
+    assert!(after.granted_scopes.contains("more"));
+    assert_eq!(world.store.audited(), ["initialised", "created", "refresh-failed", "reconnected"]);
+    world.vault.credential_for(&facts.tenant, &facts.id).await.unwrap();
+
+    let other = NewConnection { reconnect: Some(facts.id), ..new_connection("github", &[]) };
+    let error = failure(world.vault.begin_authorization(other, &redirect()).await);
+    assert!(matches!(error, ConnectionError::Unsuitable { .. }));
+}
+
+#[tokio::test]
+async fn pasted_secret_is_kept_as_it_is() {
+    let world = World::new().await;
+    let secret = || Secret::from("test-key".to_owned());
+    for (provider, credential, method) in [
+        ("http", StaticCredential::ApiKey(secret()), "api-key"),
+        ("http", StaticCredential::Basic { username: "test-user".to_owned(), password: secret() }, "basic"),
+        ("github", StaticCredential::Bearer(secret()), "bearer"),
+    ] {
+        let new = NewConnection { name: method.parse().unwrap(), ..new_connection(provider, &["repo"]) };
+        let facts = world.vault.connect_static(new, credential).await.unwrap();
+        assert_eq!(facts.method, method);
+        assert!(facts.scopes_assumed && facts.granted_scopes.contains("repo"));
+        let live = world.vault.credential_for(&facts.tenant, &facts.id).await.unwrap();
+        let (crate::credential::Material::Token(kept) | crate::credential::Material::Basic { password: kept, .. }) =
+            &live.material;
+        assert_eq!(kept.expose_str(), Some("test-key"));
+        let other = world.vault.credential_after_refusal(&facts.tenant, &facts.id, &live.fingerprint).await.unwrap();
+        assert!(other.is_none());
+    }
+    assert!(world.server.state().seen.is_empty());
+}
+
+#[tokio::test]
+async fn secret_that_no_request_can_carry_is_refused() {
+    let world = World::new().await;
+    let basic = |username: &str| StaticCredential::Basic {
+        username: username.to_owned(),
+        password: Secret::from("test-password".to_owned()),
+    };
+    for credential in [
+        StaticCredential::ApiKey(Secret::from(String::new())),
+        StaticCredential::ApiKey(Secret::from("test-key\n".to_owned())),
+        StaticCredential::Bearer(Secret::from(vec![0xff])),
+        basic("test:user"),
+        basic(""),
+    ] {
+        let error = failure(world.vault.connect_static(new_connection("http", &[]), credential).await);
+        assert!(matches!(error, ConnectionError::Unsuitable { .. }));
+    }
+    let wrong = StaticCredential::ApiKey(Secret::from("test-key".to_owned()));
+    let error = failure(world.vault.connect_static(new_connection("slack", &[]), wrong).await);
+    assert!(error.hint().unwrap().contains("oauth2, bearer"), "{error}");
+}
+
+async fn revoke(world: &World, facts: &ConnectionFacts) -> RevokeReport {
+    world.vault.revoke(&facts.tenant, &facts.id, &Principal::local_administrator()).await.unwrap()
+}
+
+async fn delete(world: &World, facts: &ConnectionFacts) -> RevokeReport {
+    world.vault.delete(&facts.tenant, &facts.id, &Principal::local_administrator()).await.unwrap()
+}
+
+#[tokio::test]
+async fn revoked_connection_has_no_tokens_and_can_be_made_again() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    assert_eq!(revoke(&world, &facts).await, RevokeReport { revoked: true, reason: None });
+    let seen = world.server.state().seen.clone();
+    assert_eq!(seen[0].url, format!("{ISSUER}/revoke"));
+    assert_eq!(seen[0].form["token"], "test-rt-1");
+    assert!(seen[0].authorization.is_some());
+    let opened = world.vault.read(&facts.tenant, &facts.id).await.unwrap();
+    assert_eq!(opened.row.facts.state, ConnectionState::Revoked);
+    assert!(opened.credential.grant().unwrap().tokens.is_none());
+    world.vault.credential_for(&facts.tenant, &facts.id).await.err().unwrap();
+    assert_eq!(revoke(&world, &facts).await, RevokeReport { revoked: true, reason: None });
+    assert_eq!(world.store.audited(), ["initialised", "created", "revoked"]);
+
+    let again = NewConnection { client: None, reconnect: Some(facts.id), ..new_connection("oidc", &[]) };
+    assert_eq!(world.connect_as(again).await.state, ConnectionState::Active);
+}
+
+#[tokio::test]
+async fn deleting_revokes_first_and_is_not_kept_up_by_the_provider() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    assert_eq!(delete(&world, &facts).await, RevokeReport { revoked: true, reason: None });
+    assert!(world.server.state().dead);
+    assert_eq!(world.store.audited(), ["initialised", "created", "deleted"]);
+    let gone = failure(world.vault.connection(&facts.tenant, &facts.id).await);
+    assert!(matches!(gone, ConnectionError::Unknown(_)));
+
+    world.server.state().metadata = json!({"revocation_endpoint": null});
+    let facts = world.connect().await;
+    let report = delete(&world, &facts).await;
+    assert!(!report.revoked && report.reason.unwrap().contains("no way"));
+
+    world.server.state().metadata = json!({"revocation_endpoint": format!("{ISSUER}/missing")});
+    let facts = world.connect().await;
+    let report = delete(&world, &facts).await;
+    assert_eq!(report.reason.unwrap(), "OpenID Connect refused: it answered with HTTP status 404");
+    assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn credential_that_cannot_be_opened_can_still_be_deleted() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    world.store.tables().connections.values_mut().for_each(|row| row.sealed.truncate(20));
+    let report = delete(&world, &facts).await;
+    assert!(!report.revoked);
+    assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn each_provider_is_told_in_its_own_way() {
+    let world = World::new().await;
+    world.server.state().post_only = true;
+    let github = world.connect_as(new_connection("github", &[])).await;
+    assert!(revoke(&world, &github).await.revoked);
+    let seen = world.server.state().seen.last().unwrap().clone();
+    assert_eq!(
+        (seen.method, seen.url.as_str()),
+        (Method::DELETE, "https://api.github.com/applications/test-client/token")
+    );
+    assert_eq!(seen.body, r#"{"access_token":"test-at-1"}"#);
+    assert!(seen.authorization.unwrap().starts_with("Basic "));
+
+    world.server.state().post_only = false;
+    let new = NewConnection { name: "chat".parse().unwrap(), ..new_connection("slack", &[]) };
+    // Slack's own server sends no `iss`; a foreign one is not Slack's to check, as its file names no issuer.
+    let slack = world.vault.begin_authorization(new, &redirect()).await.unwrap();
+    let query = world.server.consent(&slack.url);
+    world.server.fault(Fault::Answer(200, json!({"ok": true, "access_token": "test-at-1"})));
+    let slack = world.vault.finish_authorization(&query).await.unwrap();
+    world.server.state().dead = false;
+    assert!(revoke(&world, &slack).await.revoked);
+    let seen = world.server.state().seen.last().unwrap().clone();
+    assert_eq!(seen.url, "https://slack.com/api/auth.revoke");
+    assert_eq!(seen.authorization.as_deref(), Some("Bearer test-at-1"));
+}
+
+#[tokio::test]
+async fn test_tells_account_and_refreshes_what_is_refused() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let test = async || world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+    assert_eq!(test().await.outcome, TestOutcome::Works);
+    // The server knows another token by now, as if this one had been revoked.
+    let before = world.server.state().generation;
+    world.server.fault(Fault::Answer(200, json!({"access_token": "test-at-7", "refresh_token": "test-rt-7"})));
+    world.server.state().generation = 7;
+    let report = test().await;
+    assert_eq!((before, report.outcome), (1, TestOutcome::Works), "{}", report.detail);
+    assert_eq!(world.server.token_requests(), 1);
+}
+
+#[tokio::test]
+async fn credential_that_stays_refused_is_marked() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    world.server.state().refuses_access = true;
+    let report = world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+    assert_eq!(report.outcome, TestOutcome::Refused);
+    assert!(matches!(report.facts.state, ConnectionState::NeedsReconnect(_)));
+    assert_eq!(world.facts(&facts).await, report.facts);
+    let error = failure(world.vault.test(&facts.tenant, &facts.id).await);
+    assert!(matches!(error, ConnectionError::NeedsReconnect { .. }));
+}
+
+#[tokio::test]
+async fn what_cannot_be_tested_is_told_so() {
+    let world = World::new().await;
+    let key = StaticCredential::ApiKey(Secret::from("test-key".to_owned()));
+    let facts = world.vault.connect_static(new_connection("http", &[]), key).await.unwrap();
+    let report = world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+    assert_eq!((report.outcome, report.facts), (TestOutcome::Unknown, facts));
+
+    world.server.state().metadata = json!({"introspection_endpoint": format!("{ISSUER}/introspect")});
+    let new = NewConnection { name: "robot".parse().unwrap(), ..new_connection("oidc", &["read"]) };
+    let facts = world.vault.connect_client_credentials(new).await.unwrap();
+    assert_eq!(world.vault.test(&facts.tenant, &facts.id).await.unwrap().outcome, TestOutcome::Works);
+}
+
+#[tokio::test]
+async fn every_call_can_be_made_from_another_task() {
+    fn sendable<T: Send>(_: &T) {}
+    let world = World::new().await;
+    let (vault, tenant, principal) = (&world.vault, TenantId::default(), Principal::local_administrator());
+    let (id, uri) = (ConnectionId::new(), redirect());
+    let key = StaticCredential::ApiKey(Secret::from("test-key".to_owned()));
+    sendable(&vault.begin_authorization(new_connection("oidc", &[]), &uri));
+    sendable(&vault.finish_authorization(""));
+    sendable(&vault.connect_client_credentials(new_connection("oidc", &[])));
+    sendable(&vault.connect_static(new_connection("http", &[]), key));
+    sendable(&vault.test(&tenant, &id));
+    sendable(&vault.revoke(&tenant, &id, &principal));
+    sendable(&vault.delete(&tenant, &id, &principal));
+    sendable(&vault.credential_for(&tenant, &id));
+    sendable(&vault.credential_after_refusal(&tenant, &id, &[0; 32]));
+}
+
+#[tokio::test]
+async fn deletion_waits_for_a_refresh_and_revokes_what_it_brought() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    world.server.clock.advance(3600);
+    let (came, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    world.server.fault(Fault::Hold(came.clone(), go.clone()));
+    let refreshing = tokio::spawn({
+        let (vault, facts) = (world.vault.clone(), facts.clone());
+        async move { vault.credential_for(&facts.tenant, &facts.id).await.map(drop) }
+    });
+    came.notified().await;
+    let deleting = tokio::spawn({
+        let (vault, facts) = (world.other_process().await, facts.clone());
+        async move { vault.delete(&facts.tenant, &facts.id, &Principal::local_administrator()).await.unwrap() }
+    });
+    // Far more than it takes to come to the lease; a deletion that did not wait would be through by then.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    go.notify_one();
+    refreshing.await.unwrap().unwrap();
+    assert!(deleting.await.unwrap().revoked);
+    let seen = world.server.state().seen.clone();
+    assert_eq!(seen.last().unwrap().form["token"], "test-rt-2");
+}

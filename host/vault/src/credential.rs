@@ -1,0 +1,229 @@
+//! What is sealed of a connection, and what of it goes into a request.
+//!
+//! The sealed form is JSON of [`Credential`]; it is wiped as soon as it is sealed or read. Open facts ([`ConnectionFacts`]) rest beside it and hold nothing of this.
+
+use std::collections::BTreeSet;
+
+use keyward_model::{ConnectionFacts, TenantId};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use url::Url;
+use zeroize::Zeroizing;
+
+use crate::{
+    error::VaultError, keys::Keyring, provider::ClientAuthentication, seal::Place, secret::Secret,
+    store::ConnectionRow, token::RawReply, vault::Vault,
+};
+
+/// The credential of one connection.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Credential {
+    /// Tokens of an authorization server.
+    Grant(Box<Grant>),
+    /// An API key.
+    ApiKey(#[serde(with = "text")] Secret),
+    /// User name and password.
+    Basic {
+        username: String,
+        #[serde(with = "text")]
+        password: Secret,
+    },
+    /// A token that a person pasted.
+    Bearer(#[serde(with = "text")] Secret),
+}
+
+/// What an authorization server granted. The endpoints are those of the day of the consent: a changed provider
+/// file or changed metadata never makes a refresh token go to another place than the one that issued it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Grant {
+    pub(crate) kind: GrantKind,
+    pub(crate) endpoints: Endpoints,
+    pub(crate) client: Client,
+    /// The scopes that were asked for.
+    pub(crate) requested: BTreeSet<String>,
+    /// `None` once it was revoked.
+    pub(crate) tokens: Option<Tokens>,
+    /// A reply of the token endpoint that was stored before it was read; its tokens are newer than `tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unread: Option<RawReply>,
+}
+
+/// How a grant came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum GrantKind {
+    /// A person consented.
+    AuthorizationCode,
+    /// The client acts for itself and asks for a new token with its own secret.
+    ClientCredentials,
+}
+
+/// Where the authorization server is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Endpoints {
+    /// The issuer, where it has one; see [`crate::oauth::same_issuer`].
+    pub(crate) issuer: Option<String>,
+    pub(crate) authorization: Option<Url>,
+    pub(crate) token: Url,
+    pub(crate) revocation: Option<Url>,
+    pub(crate) introspection: Option<Url>,
+    pub(crate) userinfo: Option<Url>,
+}
+
+/// A client registration, as sealed.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Client {
+    pub(crate) id: String,
+    #[serde(with = "optional_text")]
+    pub(crate) secret: Option<Secret>,
+    pub(crate) authentication: ClientAuthentication,
+}
+
+impl Client {
+    pub(crate) fn duplicate(&self) -> Self {
+        Self {
+            id: self.id.clone(),
+            secret: self.secret.as_ref().map(Secret::duplicate),
+            authentication: self.authentication,
+        }
+    }
+}
+
+/// The tokens in use. All times are the authorization server's.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Tokens {
+    #[serde(with = "text")]
+    pub(crate) access: Secret,
+    #[serde(with = "optional_text")]
+    pub(crate) refresh: Option<Secret>,
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) received_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub(crate) expires_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub(crate) refresh_expires_at: Option<OffsetDateTime>,
+    /// Seconds by which the server's clock was ahead of ours when they came.
+    pub(crate) clock_offset: i64,
+}
+
+/// A credential that is good now, for the one request that asked for it.
+pub(crate) struct Live {
+    pub(crate) facts: ConnectionFacts,
+    pub(crate) material: Material,
+    /// Names the credential without showing it; `credential_after_refusal` compares it.
+    pub(crate) fingerprint: [u8; 32],
+}
+
+/// What goes into a request.
+pub(crate) enum Material {
+    /// A token or a key.
+    Token(Secret),
+    /// User name and password.
+    Basic { username: String, password: Secret },
+}
+
+impl Credential {
+    /// What goes into a request; `None` while there are no tokens.
+    pub(crate) fn material(&self) -> Option<Material> {
+        Some(match self {
+            Self::Grant(grant) => Material::Token(grant.tokens.as_ref()?.access.duplicate()),
+            Self::ApiKey(secret) | Self::Bearer(secret) => Material::Token(secret.duplicate()),
+            Self::Basic { username, password } => {
+                Material::Basic { username: username.clone(), password: password.duplicate() }
+            }
+        })
+    }
+}
+
+impl Material {
+    /// A keyed fingerprint, the same as long as the secret is.
+    pub(crate) fn fingerprint(&self, keyring: &Keyring, tenant: &TenantId) -> [u8; 32] {
+        let (Self::Token(secret) | Self::Basic { password: secret, .. }) = self;
+        keyring.fingerprint(tenant, "credential", secret.expose())
+    }
+}
+
+impl Vault {
+    /// Seals a credential for the row that `facts` describe.
+    pub(crate) async fn seal_credential(
+        &self,
+        facts: &ConnectionFacts,
+        credential: &Credential,
+    ) -> Result<Vec<u8>, VaultError> {
+        let id = facts.id.to_string();
+        let place = Place::of_credential(&facts.tenant, &id, facts.row_version);
+        self.keyring.seal_fresh(&*self.store, &place, &to_json(credential)?).await
+    }
+
+    /// Opens the credential of a row.
+    pub(crate) async fn open_credential(&self, row: &ConnectionRow) -> Result<Credential, VaultError> {
+        let id = row.facts.id.to_string();
+        let place = Place::of_credential(&row.facts.tenant, &id, row.facts.row_version);
+        let json = self.keyring.open_fresh(&*self.store, &place, &row.sealed).await?;
+        from_json(&json, || format!("the credential of connection {id}"))
+    }
+}
+
+/// JSON in memory that is wiped. The length is counted first, so that no growing buffer leaves copies behind.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let unwritable = |_| VaultError::System("a credential that is not text cannot be sealed".to_owned());
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, value).map_err(unwritable)?;
+    let mut json = Zeroizing::new(Vec::with_capacity(count.0));
+    serde_json::to_writer(&mut *json, value).map_err(unwritable)?;
+    Ok(json)
+}
+
+/// Reads JSON. The parser's own error may quote what it read, so it is dropped.
+pub(crate) fn from_json<'a, T: Deserialize<'a>>(
+    json: &'a [u8],
+    what: impl FnOnce() -> String,
+) -> Result<T, VaultError> {
+    serde_json::from_slice(json).map_err(|_| VaultError::Damaged { what: what() })
+}
+
+/// A secret that is text, inside what is sealed as a whole. [`Secret`] itself has no serde traits, so each field
+/// that is written names this module.
+pub(crate) mod text {
+    use serde::{Deserialize, Deserializer, Serializer, ser::Error};
+
+    use crate::secret::Secret;
+
+    pub(crate) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = std::str::from_utf8(secret.expose()).map_err(|_| S::Error::custom("a secret is not text"))?;
+        serializer.serialize_str(text)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        String::deserialize(deserializer).map(Secret::from)
+    }
+}
+
+/// As [`text`], for a secret that may be missing.
+pub(crate) mod optional_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::secret::Secret;
+
+    pub(crate) fn serialize<S: Serializer>(secret: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+        match secret {
+            Some(secret) => super::text::serialize(secret, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(Secret::from))
+    }
+}
