@@ -56,7 +56,7 @@ fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
 
 /// A file's text up to its tests.
 fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
+    text.split("#[cfg(test)]").next().unwrap_or(text)
 }
 
 #[test]

@@ -50,6 +50,8 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     /// The number of requests so far.
     count: watch::Sender<usize>,
+    /// Tokens that the API refuses, whatever the authorization server says.
+    refused: Mutex<BTreeSet<String>>,
     /// From which request on (counted from 1) the answer is held back.
     hold_from: watch::Sender<Option<usize>>,
 }
@@ -90,6 +92,7 @@ impl GithubApi {
             emulator: emulator.said("url")?,
             seen: Mutex::default(),
             count: watch::Sender::new(0),
+            refused: Mutex::default(),
             hold_from: watch::Sender::new(None),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&shared));
@@ -127,6 +130,12 @@ impl GithubApi {
         self.shared.hold_from.send_replace(None);
     }
 
+    /// Refuses the tokens that it has seen, as an API does that was told of their end before we were.
+    pub fn refuse_tokens_so_far(&self) {
+        let tokens = self.seen().into_iter().filter_map(|request| request.token);
+        self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner).extend(tokens);
+    }
+
     /// What the emulator holds at `path`, asked with its own token and not written down.
     pub async fn state(&self, path: &str) -> Result<Value> {
         let url = format!("{}{path}", self.shared.emulator);
@@ -158,8 +167,10 @@ async fn forward(shared: &Shared, request: Request) -> Result<Response> {
         .and_then(|value| value.strip_prefix("Bearer "))
         .map(str::to_owned);
     let scopes = match &token {
-        Some(token) => active_scopes(shared, token).await?,
-        None => None,
+        Some(token) if !shared.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(token) => {
+            active_scopes(shared, token).await?
+        }
+        _ => None,
     };
     let index = {
         let mut seen = shared.seen.lock().unwrap_or_else(PoisonError::into_inner);

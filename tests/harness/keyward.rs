@@ -88,6 +88,8 @@ impl Keyward {
             ("XDG_CACHE_HOME".to_owned(), path("cache")),
             ("KEYWARD_PASSPHRASE".to_owned(), PASSPHRASE.to_owned()),
             ("NO_COLOR".to_owned(), "1".to_owned()),
+            // A test never changes the machine's toolchains.
+            ("RUSTUP_AUTO_INSTALL".to_owned(), "0".to_owned()),
         ];
         // The compilers that build connectors are the machine's own.
         let real_home = PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?);
