@@ -22,9 +22,9 @@ default:
 setup:
     @.ci/setup.sh
 
-# Builds the `keyward` binary.
+# Builds everything: with one set of features, so that no heavy crate is built twice.
 build: setup
-    cargo build --quiet --package keyward-cli
+    cargo build --quiet --workspace --all-targets
 
 # Builds the connectors and the hostile guests of the tests into components.
 guests: build
@@ -35,10 +35,10 @@ guests: build
 
 # Shows the main job on real input: sign-in, a connector, an action, a flow, its history and the audit trail.
 demo: guests
-    @cargo run --quiet --package keyward-acceptance --bin demo
+    @"$CARGO_TARGET_DIR/debug/demo"
 
 # Runs the whole suite.
-test: _compile guests test-guests
+test: guests test-guests
     cargo nextest run --workspace --no-fail-fast
     cargo test --quiet --workspace --doc
 
@@ -46,10 +46,6 @@ test: _compile guests test-guests
 test-guests: setup
     cd sdk-guest && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet
     cd plugins && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet
-
-# Compiles everything that the suite runs, with one set of features.
-_compile: setup
-    cargo build --quiet --workspace --all-targets
 
 # Checks format and lints, and which dependencies come in.
 lint: setup

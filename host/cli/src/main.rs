@@ -1,2 +1,120 @@
-//! The keyward command.
-fn main() {}
+//! The `keyward` command.
+//!
+//! Read in this order: [`arguments`] (what can be asked for), [`compose`] (how the crates are put together),
+//! [`config`] (where things are), then the commands, one module each. What people see is made in [`output`], how a
+//! command fails in [`failure`].
+
+mod arguments;
+mod commands;
+mod compiler;
+mod compose;
+mod config;
+mod diagnostics;
+mod directory;
+mod failure;
+mod faults;
+mod files;
+mod input;
+mod output;
+mod progress;
+mod redirect;
+mod scopes;
+mod sdk;
+mod secrets;
+mod signals;
+mod suggest;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::{
+    arguments::Cli,
+    commands::Context,
+    failure::{Exit, Failure},
+    output::Output,
+};
+
+fn main() -> ExitCode {
+    // Before anything else: from here on no secret of this process can end in a core dump.
+    keyward_vault::harden_process();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error),
+    };
+    let context = Context::new(cli.globals.clone());
+    match start(&context, cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.output.failure(&failure);
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn start(context: &Context, command: arguments::Command) -> Result<(), Failure> {
+    // reqwest would otherwise choose by the features of whoever else is linked in.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return Err(Failure::new(Exit::Internal, "internal", "a cryptography provider was installed before ours"));
+    }
+    // Guests run on these threads. Looking for I/O after each of them keeps the others' requests moving.
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().event_interval(1).build();
+    let runtime = runtime.map_err(|error| {
+        Failure::new(Exit::Environment, "no-threads", "cannot start the threads to work with").because(&error)
+    })?;
+    log(context)?;
+    let done = runtime.block_on(async {
+        tokio::select! {
+            // A command that has more to say about its interruption says it first.
+            biased;
+            done = commands::run(context, command) => done,
+            () = signals::interrupted() => Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted")),
+        }
+    });
+    // A blocking read of standard input must not keep the process after its work is done.
+    runtime.shutdown_background();
+    done
+}
+
+/// Starts logging to standard error.
+fn log(context: &Context) -> Result<(), Failure> {
+    // Commands that need no configuration work where it is missing or broken; its log level then does not count.
+    let filter = context
+        .config()
+        .map_or_else(|_| context.globals.log.clone().unwrap_or_else(|| "warn".to_owned()), |config| config.log);
+    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
+        Failure::new(Exit::Usage, "log-filter-invalid", format!("{filter:?} is not a log filter"))
+            .because(&error)
+            .hint("write a level (error, warn, info, debug, trace) or 'target=level' with commas")
+    })?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(output::colour_on_stderr());
+    if context.output.is_json() {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    Ok(())
+}
+
+/// Ends the process for a command line that asks for help or cannot be understood.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    // The command line could not be parsed, so what it asks for is looked up in its words.
+    if std::env::args_os().any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        let tip = text.lines().find_map(|line| line.trim_start().strip_prefix("tip: "));
+        let failure = Failure::new(Exit::Usage, "usage", message).maybe_hint(tip).hint("see `keyward --help`");
+        Output::new(true, false).failure(&failure);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(Exit::Usage.code())
+}

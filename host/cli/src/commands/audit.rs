@@ -1,0 +1,154 @@
+//! `keyward audit`: who did what, where, allowed or denied.
+
+use std::{collections::HashMap, time::Duration};
+
+use clap::Args;
+use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionId, ConnectionName, RunId};
+use keyward_store::AuditFilter;
+use time::OffsetDateTime;
+
+use super::connections;
+use crate::{commands::Context, compose::Base, failure::Failure, output};
+
+/// Arguments of `keyward audit`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The reason codes are explained in docs/reasons.md. A record never holds a secret, a query or a body."
+)]
+pub(crate) struct Arguments {
+    /// Only of this run
+    #[arg(long, value_name = "ID")]
+    run: Option<RunId>,
+    /// Only with this connection: its name, or its id where it was deleted
+    #[arg(long, value_name = "NAME")]
+    connection: Option<String>,
+    /// Only of actions of this name, for example 'create-issue'
+    #[arg(long, value_name = "NAME")]
+    action: Option<ActionName>,
+    /// Only requests that were denied
+    #[arg(long)]
+    denied: bool,
+    /// Only from this time on: '2026-11-22T13:00:00Z', or how long ago: '30m', '12h', '7d'
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<OffsetDateTime>,
+    /// At most the newest so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100)]
+    limit: u32,
+}
+
+fn since(text: &str) -> Result<OffsetDateTime, String> {
+    if let Ok(at) = OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339) {
+        return Ok(at);
+    }
+    ago(text)
+        .and_then(|span| OffsetDateTime::now_utc().checked_sub(span.try_into().ok()?))
+        .ok_or_else(|| "write a time as 2026-11-22T13:00:00Z, or how long ago as 30m, 12h or 7d".to_owned())
+}
+
+fn ago(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+}
+
+/// Shows the records.
+pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
+    let base = Base::open(context).await?;
+    let facts = connections::open_facts(&base, context).await?;
+    let names: HashMap<ConnectionId, ConnectionName> =
+        facts.iter().map(|facts| (facts.id, facts.name.clone())).collect();
+    let connection = match &arguments.connection {
+        None => None,
+        // A deleted connection has no name any more, but its records are there.
+        Some(text) => match text.parse::<ConnectionId>() {
+            Ok(id) => Some(id),
+            Err(_) => {
+                let name = text.parse::<ConnectionName>().map_err(Failure::from)?;
+                Some(connections::named(&facts, &name)?.id)
+            }
+        },
+    };
+    let filter = AuditFilter {
+        run: arguments.run,
+        connection,
+        action: arguments.action,
+        denied_only: arguments.denied,
+        since: arguments.since,
+        limit: Some(arguments.limit),
+    };
+    let records = base.store.audit_records(&context.tenant, &filter).await?;
+    context.output.result(&records, || {
+        if records.is_empty() {
+            return "There are no such records.".to_owned();
+        }
+        output::table(
+            ["time", "event", "by", "action", "connection", "what", "reason"],
+            records.iter().map(|record| row(record, &names)),
+        )
+    })
+}
+
+fn row(record: &AuditRecord, names: &HashMap<ConnectionId, ConnectionName>) -> [String; 7] {
+    let none = || "-".to_owned();
+    let (event, what) = event(&record.event);
+    let action = match (&record.connector, &record.action) {
+        (Some(connector), Some(action)) => format!("{}.{action}", connector.name),
+        (Some(connector), None) => format!("{} {}", connector.name, connector.version),
+        (None, _) => none(),
+    };
+    let connection =
+        record.connection.map_or_else(none, |id| names.get(&id).map_or_else(|| id.to_string(), ToString::to_string));
+    [
+        output::moment(record.at),
+        event.to_owned(),
+        record.principal.to_string(),
+        action,
+        connection,
+        what,
+        record.reason.map_or_else(none, |reason| reason.code().to_owned()),
+    ]
+}
+
+/// What happened, in a word and in detail.
+fn event(event: &AuditEvent) -> (&'static str, String) {
+    match event {
+        AuditEvent::RequestSent { method, host, path_template, status, duration_ms, .. } => {
+            let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
+            ("sent", format!("{method} {host}{path_template} → {status} in {duration_ms} ms"))
+        }
+        AuditEvent::RequestPermitted { method, host, path_template, .. } => {
+            ("permitted", format!("{method} {host}{path_template}"))
+        }
+        AuditEvent::RequestDenied { method, host } => {
+            ("denied", format!("{method} {}", host.as_deref().unwrap_or("(no host)")))
+        }
+        AuditEvent::SecretRedacted { count: 1 } => ("redacted", "once in the response".to_owned()),
+        AuditEvent::SecretRedacted { count } => ("redacted", format!("{count} times in the response")),
+        AuditEvent::Connection { change } => ("connection", change.clone()),
+        AuditEvent::Consent { change } => ("consent", change.clone()),
+        AuditEvent::Vault { change } => ("vault", change.clone()),
+        other => ("other", format!("{other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_moment_or_how_long_ago() {
+        assert_eq!(ago("30m"), Some(Duration::from_secs(1800)));
+        assert_eq!(ago("7d"), Some(Duration::from_secs(7 * 86400)));
+        for text in ["", "m", "5", "5w", "-5m", "ä", "99999999999999999999d"] {
+            assert_eq!(ago(text), None, "{text}");
+        }
+        assert_eq!(since("1970-01-01T00:00:00Z"), Ok(OffsetDateTime::UNIX_EPOCH));
+        assert!(since("yesterday").is_err() && since("18446744073709551615s").is_err());
+    }
+}

@@ -1,0 +1,448 @@
+//! `keyward connect`: an account at a provider becomes a connection.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    os::unix::process::CommandExt,
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
+
+use clap::Args;
+use keyward_model::{ActionRef, ConnectionFacts, ConnectionName, manifest::Action};
+use keyward_vault::{
+    AuthorizationStart, ClientRegistration, ConnectionMethod, NewConnection, Provider, Secret, StaticCredential, Vault,
+};
+use time::OffsetDateTime;
+use url::Url;
+
+use super::{connections, plugin::installed, providers};
+use crate::{
+    commands::Context,
+    compose::{self, Base},
+    failure::{Exit, Failure},
+    output::{self, Output, style, styled},
+    redirect::{Page, Redirect},
+    scopes::{self, Purpose},
+    secrets::{self, Wanted},
+    signals,
+};
+
+/// Arguments of `keyward connect`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  keyward connect github --client-id Ov23... --for github.list-issues\n  \
+    keyward connect http --method api-key --secret-file key.txt --name weather")]
+pub(crate) struct Arguments {
+    /// The provider; `keyward providers list` shows them
+    provider: String,
+    /// How to connect [default: the provider's first]
+    #[arg(long, value_parser = method)]
+    method: Option<ConnectionMethod>,
+    /// The connection's name [default: the provider's id]
+    #[arg(long)]
+    name: Option<ConnectionName>,
+    /// Connect the connection of that name again; it keeps its id and its scopes, and --scope and --for add to them
+    #[arg(long)]
+    reconnect: bool,
+    /// A scope to ask for (repeatable)
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
+    /// Ask for the least scopes that these need: '<connector>' or '<connector>.<action>' (repeatable, or with commas)
+    #[arg(long = "for", value_name = "ACTION", value_delimiter = ',')]
+    purposes: Vec<Purpose>,
+    /// The issuer, for providers that leave it to the connection
+    #[arg(long, value_name = "URL")]
+    issuer: Option<Url>,
+    /// The id of the client that is registered at the provider
+    #[arg(long, value_name = "ID", env = "KEYWARD_CLIENT_ID", hide_env_values = true)]
+    client_id: Option<String>,
+    /// A file with the client's secret, '-' for standard input [default: KEYWARD_CLIENT_SECRET, or asks]
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: Option<PathBuf>,
+    /// The user name, for the method basic
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// A file with the key, token or password, '-' for standard input [default: KEYWARD_SECRET, or asks]
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// A URL in the place of a configurable endpoint of a connector (repeatable)
+    #[arg(long = "endpoint", value_name = "NAME=URL", value_parser = endpoint)]
+    endpoints: Vec<(String, String)>,
+    /// Do not open a browser, only show the address
+    #[arg(long)]
+    no_browser: bool,
+    /// The port of 127.0.0.1 that the provider sends the browser back to [default: a free one]
+    #[arg(long, value_name = "PORT")]
+    redirect_port: Option<u16>,
+    /// How long to wait for the sign-in, seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+fn method(text: &str) -> Result<ConnectionMethod, String> {
+    text.parse().map_err(|error: keyward_vault::UnknownMethod| error.to_string())
+}
+
+fn endpoint(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
+        _ => Err("write <name>=<URL>, with the name of an endpoint in the connector's manifest".to_owned()),
+    }
+}
+
+/// Connects.
+pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(), Failure> {
+    let output = context.output;
+    let base = Base::open(context).await?;
+    let catalogue = compose::catalogue(&base.config)?;
+    let provider = providers::find(&catalogue, &arguments.provider)?;
+    let existing = existing(context, &base, &arguments, provider).await?;
+    let method = method_of(&arguments, provider, existing.as_ref())?;
+    if provider.needs_issuer() && arguments.issuer.is_none() && existing.is_none() && of_an_issuer(method) {
+        let message = format!("{} leaves the issuer to the connection", provider.title());
+        return Err(Failure::new(Exit::Usage, "issuer-missing", message).hint("give its URL with --issuer"));
+    }
+    let new = NewConnection {
+        tenant: context.tenant.clone(),
+        principal: context.principal.clone(),
+        name: name_of(&arguments, provider, existing.as_ref())?,
+        owner: None,
+        provider: provider.id().to_owned(),
+        issuer: arguments.issuer.take(),
+        client: None,
+        scopes: scopes_of(context, &base, &arguments, provider, existing.as_ref()).await?,
+        endpoints: endpoints_of(&base, &arguments, existing.as_ref())?,
+        reconnect: existing.as_ref().map(|facts| facts.id),
+    };
+    // What is asked of the person comes before the passphrase, and both before anything is sent.
+    let facts = match method {
+        ConnectionMethod::Oauth2 => {
+            let client = client(output, &arguments, provider, existing.is_some(), false)?;
+            let vault = base.unlock(context).await?.vault;
+            authorize(output, &vault, NewConnection { client, ..new }, &arguments, provider).await?
+        }
+        ConnectionMethod::ClientCredentials => {
+            let client = client(output, &arguments, provider, existing.is_some(), true)?;
+            let vault = base.unlock(context).await?.vault;
+            let _spinner = output.spinner(format!("Asking {} for a token", provider.title()));
+            vault.connect_client_credentials(NewConnection { client, ..new }).await?
+        }
+        ConnectionMethod::ApiKey | ConnectionMethod::Basic | ConnectionMethod::Bearer => {
+            let credential = credential(output, &arguments, method)?;
+            base.unlock(context).await?.vault.connect_static(new, credential).await?
+        }
+    };
+    output.result(&facts, || {
+        let again = if existing.is_some() { "connected again" } else { "connected" };
+        let title = styled(style::GOOD, format_args!("✓ {} is {again}", facts.name));
+        format!("{title}\n{}", connections::describe(&facts))
+    })?;
+    output.hint(format_args!("check it with `keyward connections test {}`", facts.name));
+    Ok(())
+}
+
+/// The connection to make again, where that is asked for.
+async fn existing(
+    context: &Context,
+    base: &Base,
+    arguments: &Arguments,
+    provider: &Provider,
+) -> Result<Option<ConnectionFacts>, Failure> {
+    let all = connections::open_facts(base, context).await?;
+    if arguments.reconnect {
+        let facts = match &arguments.name {
+            Some(name) => connections::named(&all, name)?,
+            None => the_only(&all, provider)?.clone(),
+        };
+        if facts.provider != provider.id() {
+            let message =
+                format!("the connection {} is one of {}, not of {}", facts.name, facts.provider, provider.id());
+            return Err(Failure::new(Exit::Usage, "provider-differs", message)
+                .hint(format!("keyward connect {} --reconnect --name {}", facts.provider, facts.name)));
+        }
+        return Ok(Some(facts));
+    }
+    let name = name_of(arguments, provider, None)?;
+    if all.iter().any(|facts| facts.name == name) {
+        return Err(Failure::new(Exit::Usage, "name-taken", format!("there is a connection {name} already"))
+            .hint("choose another name with --name, or add --reconnect to connect that one again"));
+    }
+    Ok(None)
+}
+
+fn the_only<'a>(all: &'a [ConnectionFacts], provider: &Provider) -> Result<&'a ConnectionFacts, Failure> {
+    let of_provider: Vec<_> = all.iter().filter(|facts| facts.provider == provider.id()).collect();
+    match of_provider[..] {
+        [one] => Ok(one),
+        [] => {
+            let message = format!("there is no connection of {} to connect again", provider.id());
+            Err(Failure::new(Exit::Connection, "connection-unknown", message).hint("leave --reconnect out"))
+        }
+        _ => {
+            let names: Vec<_> = of_provider.iter().map(|facts| facts.name.as_str()).collect();
+            let message = format!("there are {} connections of {}", names.len(), provider.id());
+            Err(Failure::new(Exit::Usage, "connection-ambiguous", message)
+                .hint(format!("name one with --name: {}", names.join(", "))))
+        }
+    }
+}
+
+fn name_of(
+    arguments: &Arguments,
+    provider: &Provider,
+    existing: Option<&ConnectionFacts>,
+) -> Result<ConnectionName, Failure> {
+    match (existing, &arguments.name) {
+        (Some(facts), _) => Ok(facts.name.clone()),
+        (None, Some(name)) => Ok(name.clone()),
+        (None, None) => provider.id().parse().map_err(|_| {
+            Failure::new(Exit::Usage, "name-missing", format!("{} is no name for a connection", provider.id()))
+                .hint("give one with --name")
+        }),
+    }
+}
+
+fn method_of(
+    arguments: &Arguments,
+    provider: &Provider,
+    existing: Option<&ConnectionFacts>,
+) -> Result<ConnectionMethod, Failure> {
+    let known = provider.methods();
+    let chosen = arguments
+        .method
+        .or_else(|| existing.and_then(|facts| facts.method.parse().ok()))
+        .or_else(|| known.first().copied());
+    match chosen {
+        Some(method) if known.contains(&method) => Ok(method),
+        _ => {
+            let names: Vec<_> = known.iter().map(|method| method.as_str()).collect();
+            let message = format!("{} cannot be connected in that way", provider.title());
+            Err(Failure::new(Exit::Usage, "method-unsuitable", message)
+                .hint(format!("--method is one of: {}", names.join(", "))))
+        }
+    }
+}
+
+/// Whether an authorization server has to be found.
+fn of_an_issuer(method: ConnectionMethod) -> bool {
+    matches!(method, ConnectionMethod::Oauth2 | ConnectionMethod::ClientCredentials)
+}
+
+/// The scopes to ask for: those that are named, those that a connection which is made again has, and the least that the
+/// named actions need beside them.
+async fn scopes_of(
+    context: &Context,
+    base: &Base,
+    arguments: &Arguments,
+    provider: &Provider,
+    existing: Option<&ConnectionFacts>,
+) -> Result<BTreeSet<String>, Failure> {
+    let implications = provider.implications();
+    // What was granted is asked for again: the flows that use the connection need it.
+    let granted = existing.map(|facts| scopes::without_included(facts.granted_scopes.clone(), &implications));
+    let given = arguments.scopes.iter().cloned().chain(granted.into_iter().flatten()).collect();
+    let mut actions: Vec<Action> = Vec::new();
+    for Purpose { connector, action } in &arguments.purposes {
+        let manifest = match action {
+            None => {
+                let manifest = installed::find(base, context, connector).await?.manifest;
+                actions.extend(manifest.actions.values().cloned());
+                manifest
+            }
+            Some(action) => {
+                let wanted = ActionRef { connector: connector.clone(), action: action.clone(), version: None };
+                let (found, action) = base.registry.find(&context.tenant, &wanted).await?;
+                actions.push(action);
+                found.manifest
+            }
+        };
+        if manifest.provider.as_deref() != Some(provider.id()) {
+            let wants = manifest.provider.as_deref().unwrap_or("no account at all");
+            let message = format!("the connector {connector} uses {wants}, not {}", provider.id());
+            return Err(Failure::new(Exit::Usage, "provider-differs", message));
+        }
+    }
+    Ok(scopes::least(given, &actions, &implications))
+}
+
+fn endpoints_of(
+    base: &Base,
+    arguments: &Arguments,
+    existing: Option<&ConnectionFacts>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut all = existing.map(|facts| facts.endpoints.clone()).unwrap_or_default();
+    for (name, url) in &arguments.endpoints {
+        let url = keyward_policy::check_endpoint_url(url, &base.config.network).map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                "endpoint-invalid",
+                format!("the endpoint {name} cannot be used: {}", error.message),
+            )
+            .maybe_hint(error.hint)
+        })?;
+        all.insert(name.clone(), url.to_string());
+    }
+    Ok(all)
+}
+
+/// The client to act as; `None` leaves it to the connection that is made again.
+fn client(
+    output: Output,
+    arguments: &Arguments,
+    provider: &Provider,
+    again: bool,
+    secret_needed: bool,
+) -> Result<Option<ClientRegistration>, Failure> {
+    let id = match &arguments.client_id {
+        Some(id) => id.clone(),
+        None if again => return Ok(None),
+        None if output.can_ask() => inquire::Text::new(&format!("Client id at {}:", provider.title()))
+            .prompt()
+            .map_err(|error| secrets::interrupted(&error))?,
+        None => String::new(),
+    };
+    if id.is_empty() {
+        let message = format!("a client that is registered at {} is needed", provider.title());
+        return Err(Failure::new(Exit::Usage, "client-missing", message).hint(
+            "give its id with --client-id, and its secret in KEYWARD_CLIENT_SECRET or with --client-secret-file",
+        ));
+    }
+    let wanted = Wanted {
+        what: "Client secret",
+        file: arguments.client_secret_file.as_deref(),
+        variable: "KEYWARD_CLIENT_SECRET",
+        flag: "--client-secret-file",
+    };
+    let secret: Option<Secret> = if secret_needed {
+        Some(secrets::read(output, wanted)?)
+    } else {
+        // A public client has none; so an empty answer is one.
+        secrets::read_optional(output, wanted)?
+    };
+    Ok(Some(ClientRegistration { id, secret }))
+}
+
+fn credential(output: Output, arguments: &Arguments, method: ConnectionMethod) -> Result<StaticCredential, Failure> {
+    let what = match method {
+        ConnectionMethod::Basic => "Password",
+        ConnectionMethod::ApiKey => "API key",
+        _ => "Token",
+    };
+    let username = match (method, &arguments.username) {
+        (ConnectionMethod::Basic, Some(name)) => name.clone(),
+        (ConnectionMethod::Basic, None) if output.can_ask() => {
+            inquire::Text::new("User name:").prompt().map_err(|error| secrets::interrupted(&error))?
+        }
+        (ConnectionMethod::Basic, None) => {
+            return Err(Failure::new(Exit::Usage, "username-missing", "the method basic needs a user name")
+                .hint("give it with --username"));
+        }
+        _ => String::new(),
+    };
+    let wanted =
+        Wanted { what, file: arguments.secret_file.as_deref(), variable: "KEYWARD_SECRET", flag: "--secret-file" };
+    let secret = secrets::read(output, wanted)?;
+    Ok(match method {
+        ConnectionMethod::Basic => StaticCredential::Basic { username, password: secret },
+        ConnectionMethod::ApiKey => StaticCredential::ApiKey(secret),
+        _ => StaticCredential::Bearer(secret),
+    })
+}
+
+/// Sends the person to the provider and waits for the browser to come back.
+async fn authorize(
+    output: Output,
+    vault: &Vault,
+    new: NewConnection,
+    arguments: &Arguments,
+    provider: &Provider,
+) -> Result<ConnectionFacts, Failure> {
+    let mut redirect = Redirect::listen(arguments.redirect_port).await?;
+    let start = vault.begin_authorization(new, redirect.url()).await?;
+    redirect.expect(&start.state);
+    // Also where a program reads: it, too, must have somebody open this address.
+    output.always(format_args!("Open this address to sign in at {}:\n\n{}\n", provider.title(), start.url));
+    if !arguments.no_browser && !open_browser(&start.url) {
+        output.warn("no browser could be opened; open the address yourself");
+    }
+    let spinner = output.spinner("Waiting for the sign-in");
+    let ended = tokio::select! {
+        answer = redirect.answer() => answer,
+        _ = tokio::time::sleep(patience(&start, arguments.timeout)) => {
+            return Err(Failure::new(Exit::Connection, "sign-in-timeout", "nobody signed in in time; nothing was changed")
+                .hint("run the command again; --timeout lengthens the wait"));
+        }
+        () = signals::interrupted() => {
+            return Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted; nothing was changed"));
+        }
+    };
+    let Some(query) = ended else {
+        return Err(Failure::new(Exit::Internal, "internal", "the redirect server ended before an answer came"));
+    };
+    spinner.now("Exchanging the answer for tokens");
+    let finished = vault.finish_authorization(&query).await.map_err(Failure::from);
+    redirect.finish(page(provider, &finished)).await;
+    finished
+}
+
+/// Starts the first program that opens addresses; `false` where there is none.
+fn open_browser(url: &Url) -> bool {
+    open::commands(url.as_str()).into_iter().any(|mut command| {
+        secrets::withhold(&mut command);
+        // In a group of its own, so that Ctrl-C does not end the browser too.
+        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().is_ok()
+    })
+}
+
+/// How long to wait: as long as asked for, and no longer than the authorization lasts.
+fn patience(start: &AuthorizationStart, timeout: u64) -> Duration {
+    let left = (start.expires_at - OffsetDateTime::now_utc()).try_into().unwrap_or(Duration::ZERO);
+    Duration::from_secs(timeout).min(left)
+}
+
+fn page(provider: &Provider, finished: &Result<ConnectionFacts, Failure>) -> Page {
+    match finished {
+        Ok(facts) => {
+            let account = facts.account.as_ref().map(|account| format!(" as {account}")).unwrap_or_default();
+            Page {
+                title: format!("{} is connected", provider.title()),
+                text: format!("The connection {}{account} is ready. You can close this page.", facts.name),
+                good: true,
+            }
+        }
+        Err(failure) => Page {
+            title: format!("{} is not connected", provider.title()),
+            text: output::clean(&format!(
+                "{}. The command line tells what to do. You can close this page.",
+                capitalised(&failure.message)
+            )),
+            good: false,
+        },
+    }
+}
+
+fn capitalised(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().collect::<String>() + characters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_name_and_a_url() {
+        assert_eq!(endpoint("api=http://x/?a=b"), Ok(("api".to_owned(), "http://x/?a=b".to_owned())));
+        for text in ["", "api", "=x", "api="] {
+            assert!(endpoint(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_failed_sign_in_is_told_in_the_browser_too() {
+        let vault = keyward_vault::Catalogue::builtin();
+        let provider = vault.find("github").expect("it is built in");
+        let page = page(provider, &Err(Failure::new(Exit::Denied, "consent-denied", "the person said no")));
+        assert!(!page.good && page.text.starts_with("The person said no"), "{page:?}");
+    }
+}

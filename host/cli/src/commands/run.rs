@@ -1,0 +1,56 @@
+//! `keyward run`: a flow from its start to its end.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use keyward_model::Severity;
+
+use super::{flow, runs};
+use crate::{
+    commands::Context,
+    compose::{Base, Host},
+    failure::{Exit, Failure},
+    input,
+};
+
+/// Arguments of `keyward run`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What a run does is recorded before it is told. A run that was interrupted, even by a power cut, \
+    goes on with `keyward runs resume`; no recorded step is made twice."
+)]
+pub(crate) struct Arguments {
+    /// The flow, YAML or JSON
+    flow: PathBuf,
+    /// Members of the input, read as the types that the flow declares; name:=value takes JSON
+    #[arg(value_name = "NAME=VALUE")]
+    arguments: Vec<String>,
+    /// The input: JSON, '@<file>' or '-' for standard input; NAME=VALUE goes above it
+    #[arg(long, short, value_name = "JSON", allow_hyphen_values = true)]
+    input: Option<String>,
+}
+
+/// Runs it.
+pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
+    let shown = arguments.flow.display().to_string();
+    let (source, flow, warnings) = flow::read(&arguments.flow)?;
+    if !warnings.is_empty() {
+        context.output.diagnostics(&shown, &source, &warnings);
+    }
+    let base = Base::open(context).await?;
+    // What is misspelt is told before anything is done.
+    let missing = flow::unresolved(context, &base, &flow, Severity::Error).await?;
+    if !missing.is_empty() {
+        return Err(Failure::faults(shown, source, missing));
+    }
+    let given = input::read(arguments.input.as_deref())?;
+    let schema = flow.input_schema().cloned().unwrap_or_default();
+    let input = input::with_arguments(given, &arguments.arguments, &schema)?;
+    flow.check_input(&input).map_err(|what| {
+        let message = format!("the input does not match the flow's schema: {what}");
+        let usage = input::usage(&schema).map(|usage| format!("it takes: {usage}"));
+        Failure::new(Exit::BadInput, "input-invalid", message).maybe_hint(usage)
+    })?;
+    let host = Host::over(base.unlock(context).await?)?;
+    runs::begin(context, &host, &source, input).await
+}

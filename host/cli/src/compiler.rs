@@ -1,0 +1,35 @@
+//! A runtime that compiles components and calls nothing: it needs neither a key nor the network.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use keyward_model::{
+    ActionCall, CallContext, GuestRequest, GuestResponse, InvokeError, InvokeErrorKind, Outbound, Reason, SendError,
+    SendErrorKind,
+};
+use keyward_runtime::{Catalog, Resolved, Runtime};
+
+use crate::{compose, config::Config, failure::Failure};
+
+/// The compiler for components, with the same engine and cache as calls have.
+pub(crate) fn compiler(config: &Config) -> Result<Runtime, Failure> {
+    Ok(Runtime::new(compose::runtime_config(config), Arc::new(Closed), Arc::new(Closed))?)
+}
+
+/// Finds nothing and sends nothing.
+struct Closed;
+
+#[async_trait]
+impl Catalog for Closed {
+    async fn resolve(&self, call: &ActionCall) -> Result<Resolved, InvokeError> {
+        let message = format!("{} cannot be called here", call.action);
+        Err(InvokeError::new(InvokeErrorKind::NotFound, Reason::ActionUnknown, message))
+    }
+}
+
+#[async_trait]
+impl Outbound for Closed {
+    async fn send(&self, _: &CallContext, _: GuestRequest) -> Result<GuestResponse, SendError> {
+        Err(SendError::new(SendErrorKind::Denied, Reason::ActionUnknown, "nothing is sent from here"))
+    }
+}

@@ -1,0 +1,401 @@
+//! Where things are and what the operator allows, resolved once: file < environment < flag.
+
+use std::{
+    env, fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use keyward_model::manifest::Limits;
+use keyward_policy::{HostPort, NetworkExceptions, PrivateException};
+use serde::Deserialize;
+
+use crate::{
+    arguments::Globals,
+    failure::{Exit, Failure},
+    files,
+};
+
+/// The configuration as the commands use it.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    /// Where everything is kept.
+    pub(crate) data_dir: PathBuf,
+    /// The file that this was read from; it need not exist.
+    pub(crate) file: PathBuf,
+    /// Where the root key comes from, where that is configured.
+    pub(crate) key: Option<KeySource>,
+    /// Which private addresses and plain-text servers may be reached.
+    pub(crate) network: NetworkExceptions,
+    /// Certificate authorities besides the system's, PEM files.
+    pub(crate) extra_roots: Vec<PathBuf>,
+    /// What no connector's manifest may exceed.
+    pub(crate) ceiling: Limits,
+    /// How many guests may run at once.
+    pub(crate) max_concurrent_calls: u32,
+    /// What is logged.
+    pub(crate) log: String,
+}
+
+/// Where the root key comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeySource {
+    /// A passphrase, asked for or taken from `KEYWARD_PASSPHRASE`.
+    Passphrase,
+    /// A file.
+    File(PathBuf),
+    /// The variable of this name.
+    Env(String),
+}
+
+impl FromStr for KeySource {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "passphrase" => Ok(Self::Passphrase),
+            Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
+            Some(("env", name)) if !name.is_empty() && !name.contains(['=', '\0']) => Ok(Self::Env(name.to_owned())),
+            _ => Err("write 'passphrase', 'file:<path>' or 'env:<NAME>'".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passphrase => f.write_str("passphrase"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Env(name) => write!(f, "env:{name}"),
+        }
+    }
+}
+
+/// The configuration file. Every table and every key may be left out; an unknown one is an error. Relative
+/// paths are taken from the file's own directory.
+///
+/// ```toml
+/// log = "warn"                        # as --log; a level, or 'target=level' with commas
+///
+/// [vault]
+/// key = "file:/home/me/.config/keyward/root.key"   # or "passphrase", or "env:NAME"
+///
+/// [network]
+/// private = ["10.1.0.0/16:443"]       # private addresses that may be reached: network:port
+/// http = ["127.0.0.1:8080"]           # servers that may be spoken to without TLS: host:port
+/// extra_roots = ["company-ca.pem"]    # certificate authorities besides the system's
+///
+/// [limits]                            # what no connector may exceed, for each call
+/// concurrent_calls = 64               # guests at once
+/// memory_bytes = 268435456
+/// cpu_ms = 60000
+/// wall_ms = 900000
+/// requests = 10000
+/// request_bytes = 17179869184
+/// response_bytes = 17179869184
+/// log_bytes = 1048576
+/// ```
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    log: Option<String>,
+    vault: VaultTable,
+    network: NetworkTable,
+    limits: LimitsTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct VaultTable {
+    key: Option<toml::Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NetworkTable {
+    private: Vec<PrivateException>,
+    http: Vec<HostPort>,
+    extra_roots: Vec<PathBuf>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LimitsTable {
+    concurrent_calls: Option<u32>,
+    memory_bytes: Option<u64>,
+    cpu_ms: Option<u64>,
+    wall_ms: Option<u64>,
+    requests: Option<u32>,
+    request_bytes: Option<u64>,
+    response_bytes: Option<u64>,
+    log_bytes: Option<u64>,
+}
+
+impl Config {
+    /// Resolves the configuration for a process with these flags and this environment.
+    pub(crate) fn resolve(globals: &Globals) -> Result<Self, Failure> {
+        Self::from_parts(globals, |name| env::var_os(name).map(PathBuf::from))
+    }
+
+    /// The same with the environment given, so that a test need not change its own.
+    fn from_parts(globals: &Globals, variable: impl Fn(&str) -> Option<PathBuf>) -> Result<Self, Failure> {
+        // clap has already put the flag above the environment's KEYWARD_DATA_DIR and KEYWARD_CONFIG.
+        let data_dir = match &globals.data_dir {
+            Some(directory) => {
+                std::path::absolute(directory).map_err(|error| files::cannot("use", directory, &error))?
+            }
+            None => base_directory(&variable, "XDG_DATA_HOME", ".local/share").ok_or_else(|| {
+                Failure::new(
+                    Exit::Environment,
+                    "no-data-directory",
+                    "neither XDG_DATA_HOME nor HOME says where the data directory is",
+                )
+                .hint("name it with --data-dir or KEYWARD_DATA_DIR")
+            })?,
+        };
+        let file = globals.config.clone().unwrap_or_else(|| data_dir.join("config.toml"));
+        let text = match std::fs::read_to_string(&file) {
+            Ok(text) => text,
+            // A file that nobody named may be missing; then the defaults hold.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && globals.config.is_none() => String::new(),
+            Err(error) => {
+                return Err(Failure::new(
+                    Exit::BadInput,
+                    "config-unreadable",
+                    format!("cannot read the configuration {}", file.display()),
+                )
+                .because(&error)
+                .hint("check --config or KEYWARD_CONFIG"));
+            }
+        };
+        let parsed = parse(&file, &text)?;
+        let beside = |path: PathBuf| match file.parent() {
+            Some(directory) => directory.join(path),
+            None => path,
+        };
+        let written_key = parsed.vault.key.map(|key| key.into_inner().parse::<KeySource>());
+        let environment_key = variable("KEYWARD_KEY")
+            .map(|text| text.to_string_lossy().parse::<KeySource>().map_err(|rule| format!("KEYWARD_KEY: {rule}")));
+        let key = environment_key.or(written_key).transpose().map_err(|rule| {
+            Failure::new(Exit::BadInput, "config-invalid", format!("the source of the root key is not valid: {rule}"))
+        })?;
+        let limits = parsed.limits;
+        let ceiling = Limits::default_ceiling();
+        Ok(Self {
+            key: key.map(|source| match source {
+                KeySource::File(path) => KeySource::File(beside(path)),
+                other => other,
+            }),
+            network: NetworkExceptions { private: parsed.network.private, http: parsed.network.http },
+            extra_roots: parsed.network.extra_roots.into_iter().map(beside).collect(),
+            ceiling: Limits {
+                memory_bytes: limits.memory_bytes.unwrap_or(ceiling.memory_bytes),
+                cpu_ms: limits.cpu_ms.unwrap_or(ceiling.cpu_ms),
+                wall_ms: limits.wall_ms.unwrap_or(ceiling.wall_ms),
+                requests: limits.requests.unwrap_or(ceiling.requests),
+                request_bytes: limits.request_bytes.unwrap_or(ceiling.request_bytes),
+                response_bytes: limits.response_bytes.unwrap_or(ceiling.response_bytes),
+                log_bytes: limits.log_bytes.unwrap_or(ceiling.log_bytes),
+            },
+            max_concurrent_calls: limits.concurrent_calls.unwrap_or(64).max(1),
+            log: globals.log.clone().or(parsed.log).unwrap_or_else(|| "warn".to_owned()),
+            data_dir,
+            file,
+        })
+    }
+
+    /// The database.
+    pub(crate) fn database(&self) -> PathBuf {
+        self.data_dir.join("keyward.db")
+    }
+
+    /// The installed components.
+    pub(crate) fn plugins(&self) -> PathBuf {
+        self.data_dir.join("plugins")
+    }
+
+    /// Compiled components; it may be deleted at any time.
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.data_dir.join("cache")
+    }
+
+    /// The operator's own provider definitions.
+    pub(crate) fn providers(&self) -> PathBuf {
+        self.data_dir.join("providers")
+    }
+}
+
+/// Where a key file goes that nobody named: beside the user's other configuration, not in the data directory,
+/// so that a copy of that directory alone opens nothing.
+pub(crate) fn default_key_file() -> Result<PathBuf, Failure> {
+    let base = base_directory(&|name| env::var_os(name).map(PathBuf::from), "XDG_CONFIG_HOME", ".config");
+    base.map(|directory| directory.join("root.key")).ok_or_else(|| {
+        Failure::new(
+            Exit::Environment,
+            "no-config-directory",
+            "neither XDG_CONFIG_HOME nor HOME says where the key file is to be",
+        )
+        .hint("name it with --key file:<path>")
+    })
+}
+
+/// A base directory of the XDG specification, version 0.8: a variable that is not absolute does not count.
+fn base_directory(variable: &impl Fn(&str) -> Option<PathBuf>, name: &str, below_home: &str) -> Option<PathBuf> {
+    variable(name)
+        .filter(|path| path.is_absolute())
+        .or_else(|| variable("HOME").filter(|home| home.is_absolute()).map(|home| home.join(below_home)))
+        .map(|base| base.join("keyward"))
+}
+
+fn parse(file: &Path, text: &str) -> Result<File, Failure> {
+    toml::from_str(text).map_err(|error| {
+        let span = error.span().map(|span| keyward_model::Span { start: span.start, end: span.end });
+        let fault = keyward_model::Diagnostic::error("config-invalid", error.message().to_owned(), span);
+        Failure::faults(file.display().to_string(), text, vec![fault])
+            .hint("the keys are explained in docs/cli.md, and in the file that `keyward init` writes")
+    })
+}
+
+/// `text` of a configuration file with `source` in the place of its key source; `None` where it names none.
+pub(crate) fn with_key(file: &Path, text: &str, source: &KeySource) -> Result<Option<String>, Failure> {
+    let Some(key) = parse(file, text)?.vault.key else { return Ok(None) };
+    let mut changed = text.to_owned();
+    changed.replace_range(key.span(), &toml::Value::String(source.to_string()).to_string());
+    Ok(Some(changed))
+}
+
+/// The configuration that `keyward init` writes.
+pub(crate) fn template(source: &KeySource) -> String {
+    let key = toml::Value::String(source.to_string());
+    format!(
+        r#"# The configuration of Keyward. A flag goes before a variable of the environment, and that before this file.
+
+# What is logged to standard error: a level, or 'target=level' with commas.
+#log = "warn"
+
+[vault]
+# Where the root key comes from: "passphrase", "file:<path>" or "env:<NAME>".
+# Change it with `keyward vault rekey`: the vault must be wrapped anew.
+key = {key}
+
+[network]
+# Private addresses that may be reached, as network:port. None by default.
+#private = ["10.1.0.0/16:443"]
+# Servers that may be spoken to without TLS, as host:port. None by default.
+#http = ["127.0.0.1:8080"]
+# Certificate authorities besides the system's, PEM files.
+#extra_roots = ["company-ca.pem"]
+
+[limits]
+# What no connector may exceed in one call, whatever its manifest says.
+#concurrent_calls = 64
+#memory_bytes = {memory}
+#cpu_ms = {cpu}
+#wall_ms = {wall}
+#requests = {requests}
+#request_bytes = {request_bytes}
+#response_bytes = {response_bytes}
+#log_bytes = {log_bytes}
+"#,
+        memory = Limits::default_ceiling().memory_bytes,
+        cpu = Limits::default_ceiling().cpu_ms,
+        wall = Limits::default_ceiling().wall_ms,
+        requests = Limits::default_ceiling().requests,
+        request_bytes = Limits::default_ceiling().request_bytes,
+        response_bytes = Limits::default_ceiling().response_bytes,
+        log_bytes = Limits::default_ceiling().log_bytes,
+    )
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    fn resolve(text: &str, flags: Globals, variables: &[(&str, &str)]) -> Result<Config, Failure> {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        let globals = Globals { config: Some(flags.config.unwrap_or(file)), ..flags };
+        Config::from_parts(&globals, |name| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| PathBuf::from(value))
+        })
+    }
+
+    const HOME: (&str, &str) = ("HOME", "/home/test");
+
+    #[test]
+    fn a_flag_goes_before_the_environment_and_that_before_the_file() {
+        let file = "log = \"info\"\n[vault]\nkey = \"env:FROM_FILE\"\n";
+        let config = resolve(file, Globals::default(), &[HOME]).unwrap();
+        assert_eq!((config.log.as_str(), config.key), ("info", Some(KeySource::Env("FROM_FILE".to_owned()))));
+        let flags = Globals { log: Some("debug".to_owned()), ..Globals::default() };
+        let config = resolve(file, flags, &[HOME, ("KEYWARD_KEY", "passphrase")]).unwrap();
+        assert_eq!((config.log.as_str(), config.key), ("debug", Some(KeySource::Passphrase)));
+    }
+
+    #[test]
+    fn the_data_directory_follows_xdg() {
+        let place = |variables: &[(&str, &str)]| {
+            resolve("", Globals::default(), variables).map(|config| config.data_dir.display().to_string())
+        };
+        assert_eq!(place(&[HOME]).unwrap(), "/home/test/.local/share/keyward");
+        assert_eq!(place(&[HOME, ("XDG_DATA_HOME", "/data")]).unwrap(), "/data/keyward");
+        assert_eq!(place(&[HOME, ("XDG_DATA_HOME", "data")]).unwrap(), "/home/test/.local/share/keyward");
+        assert_eq!(place(&[]).unwrap_err().code, "no-data-directory");
+    }
+
+    #[test]
+    fn a_missing_file_matters_only_where_it_was_named() {
+        let named = Globals { config: Some("/nonexistent/config.toml".into()), ..Globals::default() };
+        assert_eq!(Config::from_parts(&named, |_| Some("/home/test".into())).unwrap_err().code, "config-unreadable");
+        let unnamed = Globals { data_dir: Some("/nonexistent".into()), ..Globals::default() };
+        let config = Config::from_parts(&unnamed, |_| None).unwrap();
+        assert_eq!((config.log.as_str(), config.key), ("warn", None));
+    }
+
+    #[test]
+    fn the_template_is_valid_as_it_is_and_with_every_comment_taken_off() {
+        let source = KeySource::File("/a \"b\"/root.key".into());
+        let template = template(&source);
+        let config = resolve(&template, Globals::default(), &[HOME]).unwrap();
+        assert_eq!(config.key, Some(source));
+        assert_eq!(config.ceiling, Limits::default_ceiling());
+        let all: String = template
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let config = resolve(&all, Globals::default(), &[HOME]).unwrap();
+        assert_eq!(config.network.private.len(), 1);
+        assert_eq!(config.network.http.len(), 1);
+        assert_eq!(config.ceiling, Limits::default_ceiling());
+    }
+
+    #[test]
+    fn relative_paths_are_beside_the_file() {
+        let text = "[vault]\nkey = \"file:root.key\"\n[network]\nextra_roots = [\"ca.pem\", \"/etc/ca.pem\"]\n";
+        let config = resolve(text, Globals::default(), &[HOME]).unwrap();
+        let directory = config.file.parent().unwrap();
+        assert_eq!(config.key, Some(KeySource::File(directory.join("root.key"))));
+        assert_eq!(config.extra_roots, [directory.join("ca.pem"), "/etc/ca.pem".into()]);
+    }
+
+    #[test]
+    fn what_the_file_says_wrongly_is_told_with_its_place() {
+        for text in ["[vualt]\n", "[network]\nprivate = [\"nonsense\"]\n", "log = 1\n", "[limits]\ncpu = 1\n", "=\n"] {
+            let failure = resolve(text, Globals::default(), &[HOME]).unwrap_err();
+            assert_eq!((failure.exit, failure.code.as_str()), (Exit::BadInput, "file-invalid"), "{text}");
+            assert!(failure.faults.as_ref().unwrap().diagnostics[0].span.is_some(), "{text}");
+        }
+        let failure = resolve("[vault]\nkey = \"file:\"\n", Globals::default(), &[HOME]).unwrap_err();
+        assert_eq!(failure.code, "config-invalid");
+    }
+
+    #[test]
+    fn a_new_key_source_leaves_the_rest_of_the_file_as_it_was() {
+        let text = "# mine\n[vault]\nkey = \"passphrase\" # why\n";
+        let changed = with_key(Path::new("c"), text, &KeySource::Env("K".to_owned())).unwrap();
+        assert_eq!(changed.as_deref(), Some("# mine\n[vault]\nkey = \"env:K\" # why\n"));
+        assert_eq!(with_key(Path::new("c"), "[vault]\n", &KeySource::Passphrase).unwrap(), None);
+    }
+}

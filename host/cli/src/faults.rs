@@ -1,0 +1,273 @@
+//! What an error of the other crates means at the command line: its exit code is chosen here and nowhere else.
+
+use keyward_flow::{EngineError, JournalError};
+use keyward_model::{Diagnostic, IdError, InvokeError, InvokeErrorKind, Reason};
+use keyward_registry::RegistryError;
+use keyward_runtime::RuntimeError;
+use keyward_store::{DatabaseError, OpenError};
+use keyward_vault::{CatalogueError, ConnectionError, StoreError, VaultError};
+use serde_json::json;
+
+use crate::failure::{Exit, Failure};
+
+impl From<IdError> for Failure {
+    fn from(error: IdError) -> Self {
+        Self::new(Exit::Usage, "id-invalid", error.to_string())
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        let code = match &error {
+            OpenError::Newer { .. } => "database-newer",
+            OpenError::NotOurs(_) => "database-foreign",
+            _ => "database-unusable",
+        };
+        Self::new(Exit::Environment, code, error.to_string()).because(&error).maybe_hint(error.hint())
+    }
+}
+
+impl From<DatabaseError> for Failure {
+    fn from(error: DatabaseError) -> Self {
+        let failure = Self::new(Exit::Environment, "database-failed", error.to_string()).because(&error);
+        match error {
+            DatabaseError::DiskFull => failure.hint("free some space and run the command again"),
+            DatabaseError::Busy(_) => failure.hint("wait for the other process, or end it"),
+            DatabaseError::Corrupt(_) => failure.hint("restore the database from a backup"),
+            _ => failure,
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NameTaken(_) => Self::new(Exit::Usage, "name-taken", error.to_string())
+                .hint("choose another name with --name, or add --reconnect to connect that one again"),
+            StoreError::Conflict => Self::new(Exit::Environment, "conflict", error.to_string())
+                .hint("another process changed it at the same time: run the command again"),
+            StoreError::DiskFull => Self::new(Exit::Environment, "disk-full", error.to_string())
+                .hint("free some space and run the command again"),
+            error => Self::new(Exit::Environment, "database-failed", error.to_string()).because(&error),
+        }
+    }
+}
+
+impl From<VaultError> for Failure {
+    fn from(error: VaultError) -> Self {
+        let hint = error.hint();
+        let error = match error {
+            VaultError::Store(error) => return error.into(),
+            VaultError::Connection(error) => return error.into(),
+            error => error,
+        };
+        let (exit, code) = match &error {
+            VaultError::NotInitialised => (Exit::Vault, "vault-not-initialised"),
+            VaultError::AlreadyInitialised => (Exit::Usage, "vault-already-initialised"),
+            VaultError::WrongKey { .. } => (Exit::Vault, "wrong-key"),
+            VaultError::WrongSource { .. } => (Exit::Vault, "wrong-key-source"),
+            VaultError::RootKeyReplaced => (Exit::Vault, "root-key-replaced"),
+            VaultError::Passphrase { .. } => (Exit::Vault, "passphrase-unsuitable"),
+            VaultError::KeyFile { .. } => (Exit::Vault, "key-file-unusable"),
+            VaultError::KeyVariable { .. } => (Exit::Vault, "key-variable-unusable"),
+            VaultError::Newer { .. } => (Exit::Vault, "vault-newer"),
+            _ => (Exit::Vault, "vault-damaged"),
+        };
+        Self::new(exit, code, error.to_string()).because(&error).maybe_hint(hint)
+    }
+}
+
+impl From<ConnectionError> for Failure {
+    fn from(error: ConnectionError) -> Self {
+        let (exit, code) = match &error {
+            ConnectionError::Unknown(_) => (Exit::Connection, "connection-unknown"),
+            ConnectionError::ProviderUnknown { .. } => (Exit::Usage, "provider-unknown"),
+            ConnectionError::Unsuitable { .. } => (Exit::Usage, "connection-unsuitable"),
+            ConnectionError::Discovery { .. } => (Exit::Environment, "issuer-unusable"),
+            ConnectionError::RedirectUnknown => (Exit::Connection, "redirect-unknown"),
+            ConnectionError::RedirectInvalid(_) => (Exit::Denied, "redirect-invalid"),
+            ConnectionError::Declined { .. } => (Exit::Denied, "consent-declined"),
+            ConnectionError::Refused { .. } => (Exit::Connection, "provider-refused"),
+            ConnectionError::Unusable { .. } => (Exit::Connection, "provider-answer-unusable"),
+            ConnectionError::Unreachable { .. } => (Exit::Environment, "provider-unreachable"),
+            ConnectionError::Busy { .. } => (Exit::Environment, "connection-busy"),
+            ConnectionError::NeedsReconnect { .. } => (Exit::Connection, "reconnect-required"),
+            ConnectionError::ClientRefused { .. } => (Exit::Connection, "client-refused"),
+            _ => (Exit::Connection, "connection-failed"),
+        };
+        let failure = Self::new(exit, code, error.to_string()).because(&error).maybe_hint(error.hint());
+        match &error {
+            ConnectionError::Unreachable { .. } if failure.hints.is_empty() => {
+                failure.hint("check the network and that the address is right, and run the command again")
+            }
+            ConnectionError::NeedsReconnect { name, .. } | ConnectionError::ClientRefused { name, .. } => {
+                failure.hint(format!("keyward connect <provider> --reconnect --name {name}"))
+            }
+            _ => failure,
+        }
+    }
+}
+
+impl From<CatalogueError> for Failure {
+    fn from(error: CatalogueError) -> Self {
+        Self::new(Exit::BadInput, "provider-file-invalid", error.to_string())
+            .because(&error)
+            .hint("correct the file in <data-dir>/providers, or remove it")
+    }
+}
+
+impl From<keyward_egress::EgressError> for Failure {
+    fn from(error: keyward_egress::EgressError) -> Self {
+        Self::new(Exit::Environment, "network-unusable", error.to_string()).because(&error)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        let (exit, code) = match &error {
+            RegistryError::NotInstalled { .. } => (Exit::Usage, "connector-unknown"),
+            RegistryError::NoAction { .. } => (Exit::Usage, "action-unknown"),
+            RegistryError::OtherVersion { .. } => (Exit::Usage, "version-differs"),
+            RegistryError::Overtaken(_) => (Exit::Environment, "conflict"),
+            RegistryError::DiskFull => (Exit::Environment, "disk-full"),
+            RegistryError::ComponentMissing { .. } => (Exit::Environment, "component-missing"),
+            RegistryError::ComponentChanged { .. } => (Exit::Denied, "component-changed"),
+            RegistryError::Io { .. } => (Exit::Environment, "file-failed"),
+            RegistryError::Store(_) => (Exit::Environment, "database-failed"),
+            _ => (Exit::BadInput, "component-invalid"),
+        };
+        Self::new(exit, code, error.to_string()).because(&error).maybe_hint(error.hint())
+    }
+}
+
+impl From<RuntimeError> for Failure {
+    fn from(error: RuntimeError) -> Self {
+        let (exit, code) = match &error {
+            RuntimeError::Unsuitable { .. } => (Exit::BadInput, "component-unsuitable"),
+            RuntimeError::Guest { .. } => (Exit::BadInput, "guest-failed"),
+            RuntimeError::CacheDirectory { .. } => (Exit::Environment, "cache-unusable"),
+            _ => (Exit::Environment, "runtime-failed"),
+        };
+        let failure =
+            Self::new(exit, code, error.to_string()).because(&error).maybe_hint(error.hint().map(str::to_owned));
+        match error {
+            RuntimeError::Guest { backtrace: Some(backtrace), .. } => failure.note(backtrace),
+            _ => failure,
+        }
+    }
+}
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let message = error.to_string();
+        let told = |exit, code| Self::new(exit, code, message.clone()).because(&error);
+        match error {
+            EngineError::Journal(error) => error.into(),
+            EngineError::Input(_) => {
+                told(Exit::BadInput, "input-invalid").hint("give the input with --input, or as name=value")
+            }
+            EngineError::Invalid(faults) => Self::new(Exit::BadInput, "flow-invalid", message).note(texts(&faults)),
+            EngineError::Interrupted { run, source } => Self::new(Exit::Interrupted, "interrupted", message)
+                .because(&source)
+                .hint(format!("mend the cause and go on with it: keyward runs resume {run}")),
+            EngineError::Snapshot { .. } => {
+                told(Exit::Environment, "run-of-another-version").hint("resume it with the version that started it")
+            }
+            EngineError::Source { diagnostics, .. } => Self::new(Exit::Environment, "run-of-another-version", message)
+                .note(texts(&diagnostics))
+                .hint("resume it with the version that started it"),
+            _ => told(Exit::Internal, "internal"),
+        }
+    }
+}
+
+/// Faults in a text that is not at hand, a line each.
+fn texts(faults: &[Diagnostic]) -> String {
+    faults.iter().map(|fault| format!("{}: {}", fault.code, fault.message)).collect::<Vec<_>>().join("\n")
+}
+
+impl From<JournalError> for Failure {
+    fn from(error: JournalError) -> Self {
+        let told = |exit, code| Self::new(exit, code, error.to_string()).because(&error);
+        match &error {
+            JournalError::Unknown(_) => told(Exit::Usage, "run-unknown").hint("`keyward runs list` shows the newest"),
+            JournalError::Leased { .. } | JournalError::Fenced(_) => {
+                told(Exit::Environment, "run-taken").hint("it goes on there; `keyward runs show` tells how far it is")
+            }
+            JournalError::DiskFull => {
+                told(Exit::Environment, "disk-full").hint("free some space and run the command again")
+            }
+            _ => told(Exit::Environment, "database-failed"),
+        }
+    }
+}
+
+impl From<InvokeError> for Failure {
+    fn from(error: InvokeError) -> Self {
+        let mut failure = Self::new(exit_of(&error), error.reason.code(), error.message.clone())
+            .maybe_hint(error.hint.clone())
+            .detail("sent", json!(error.sent));
+        match &error.kind {
+            InvokeErrorKind::Action { code } => failure = failure.detail("action_code", code.as_str()),
+            InvokeErrorKind::InsufficientScope { missing } => {
+                failure = failure.detail("missing_scopes", json!(missing));
+            }
+            _ => {}
+        }
+        if let Some(status) = error.status {
+            failure = failure.detail("status", status);
+        }
+        if let Some(delay) = error.retry_after {
+            failure = failure
+                .detail("retry_after_ms", delay.as_millis() as u64)
+                .hint(format!("try again after {}", crate::output::duration(delay)));
+        }
+        match error.backtrace {
+            Some(backtrace) => failure.note(backtrace),
+            None => failure,
+        }
+    }
+}
+
+fn exit_of(error: &InvokeError) -> Exit {
+    match (&error.kind, error.reason) {
+        (_, Reason::ReconnectRequired) | (InvokeErrorKind::Connection, _) => Exit::Connection,
+        (InvokeErrorKind::NotFound, _) => Exit::Usage,
+        (InvokeErrorKind::Validation, Reason::InputInvalid) => Exit::BadInput,
+        (InvokeErrorKind::Denied | InvokeErrorKind::InsufficientScope { .. }, _) => Exit::Denied,
+        (InvokeErrorKind::Internal, Reason::StoreFailed) => Exit::Environment,
+        (InvokeErrorKind::Internal, _) => Exit::Internal,
+        _ => Exit::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invocation_ends_with_the_exit_code_of_its_kind() {
+        for (kind, reason, exit) in [
+            (InvokeErrorKind::NotFound, Reason::ActionUnknown, Exit::Usage),
+            (InvokeErrorKind::Validation, Reason::InputInvalid, Exit::BadInput),
+            (InvokeErrorKind::Validation, Reason::OutputInvalid, Exit::Failed),
+            (InvokeErrorKind::Denied, Reason::PathNotAllowed, Exit::Denied),
+            (InvokeErrorKind::InsufficientScope { missing: Vec::new() }, Reason::InsufficientScope, Exit::Denied),
+            (InvokeErrorKind::Connection, Reason::ConnectionMissing, Exit::Connection),
+            (InvokeErrorKind::Communication, Reason::ReconnectRequired, Exit::Connection),
+            (InvokeErrorKind::Communication, Reason::Unreachable, Exit::Failed),
+            (InvokeErrorKind::Guest, Reason::GuestTrap, Exit::Failed),
+            (InvokeErrorKind::Action { code: "not-found".to_owned() }, Reason::ActionFailed, Exit::Failed),
+            (InvokeErrorKind::Internal, Reason::StoreFailed, Exit::Environment),
+            (InvokeErrorKind::Internal, Reason::Internal, Exit::Internal),
+        ] {
+            assert_eq!(exit_of(&InvokeError::new(kind.clone(), reason, "x")), exit, "{kind:?} {reason}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_passphrase_is_the_vaults_exit_code_and_has_a_hint() {
+        let failure = Failure::from(VaultError::WrongKey { kind: keyward_vault::RootKeyKind::Passphrase });
+        assert_eq!((failure.exit, failure.code.as_str(), failure.hints.len()), (Exit::Vault, "wrong-key", 1));
+    }
+}

@@ -1,0 +1,162 @@
+//! How secrets come in: from a file, the environment, standard input or a prompt; never as a flag's value, which
+//! every user of the machine could read in the process list.
+
+use std::{env, io::Read, path::Path, process::Command};
+
+use keyward_vault::{RootKeySource, Secret};
+
+use crate::{
+    config::KeySource,
+    failure::{Exit, Failure},
+    output::Output,
+};
+
+/// A passphrase for the vault may be this long; a file that is piped in by mistake may not.
+const LONGEST: u64 = 64 * 1024;
+
+/// Where one secret may come from, in this order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    /// What it is, as the prompt says, for example `Client secret`.
+    pub(crate) what: &'a str,
+    /// The file that the user named, where one was; `-` is standard input.
+    pub(crate) file: Option<&'a Path>,
+    /// The variable.
+    pub(crate) variable: &'a str,
+    /// The flag that names a file, for the hint.
+    pub(crate) flag: &'a str,
+}
+
+/// Reads a secret that is needed.
+pub(crate) fn read(output: Output, wanted: Wanted<'_>) -> Result<Secret, Failure> {
+    if let Some(secret) = given(wanted)? {
+        return Ok(secret);
+    }
+    let missing = || {
+        Failure::new(Exit::Usage, "secret-missing", format!("the {} is missing", lower(wanted.what)))
+            .hint(format!("set {}, or name a file with {} ('-' reads standard input)", wanted.variable, wanted.flag))
+    };
+    if !output.can_ask() {
+        return Err(missing());
+    }
+    let text = prompt(wanted.what, false)?;
+    if text.is_empty() { Err(missing()) } else { Ok(Secret::from(text)) }
+}
+
+/// Reads a secret that may be missing: a person may leave it empty.
+pub(crate) fn read_optional(output: Output, wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
+    if let Some(secret) = given(wanted)? {
+        return Ok(Some(secret));
+    }
+    if !output.can_ask() {
+        return Ok(None);
+    }
+    let text = prompt(&format!("{} (empty where there is none)", wanted.what), false)?;
+    Ok(Some(text).filter(|text| !text.is_empty()).map(Secret::from))
+}
+
+/// Reads a secret from where it may come without asking a person.
+pub(crate) fn given(wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
+    if let Some(path) = wanted.file {
+        let bytes = if path == Path::new("-") {
+            read_bounded(std::io::stdin().lock())
+        } else {
+            std::fs::File::open(path).and_then(read_bounded)
+        };
+        let bytes = bytes.map_err(|error| {
+            Failure::new(
+                Exit::BadInput,
+                "secret-unreadable",
+                format!("cannot read the {} from {}", lower(wanted.what), path.display()),
+            )
+            .because(&error)
+        })?;
+        if bytes.is_empty() {
+            let message = format!("the {} in {} is empty", lower(wanted.what), path.display());
+            return Err(Failure::new(Exit::BadInput, "secret-empty", message));
+        }
+        return Ok(Some(Secret::from(bytes)));
+    }
+    match env::var(wanted.variable) {
+        Ok(text) if !text.is_empty() => Ok(Some(Secret::from(text))),
+        Ok(_) | Err(env::VarError::NotPresent) => Ok(None),
+        Err(env::VarError::NotUnicode(_)) => {
+            Err(Failure::new(Exit::BadInput, "secret-unreadable", format!("{} is not UTF-8 text", wanted.variable)))
+        }
+    }
+}
+
+/// Keeps our variables from a program that is started: a browser or a build script has no use for a passphrase.
+pub(crate) fn withhold(command: &mut Command) {
+    for (name, _) in env::vars_os() {
+        if name.to_string_lossy().starts_with("KEYWARD_") {
+            command.env_remove(name);
+        }
+    }
+}
+
+/// Turns a configured key source into one that the vault takes, asking for the passphrase where it must.
+pub(crate) fn root_key(output: Output, source: &KeySource) -> Result<RootKeySource, Failure> {
+    Ok(match source {
+        KeySource::File(path) => RootKeySource::File(path.clone()),
+        KeySource::Env(name) => RootKeySource::Env(name.clone()),
+        KeySource::Passphrase => RootKeySource::Passphrase(passphrase(output, "KEYWARD_PASSPHRASE", None)?),
+    })
+}
+
+/// The same for a key that is new: a passphrase is asked for twice.
+pub(crate) fn new_root_key(output: Output, source: &KeySource, variable: &str) -> Result<RootKeySource, Failure> {
+    Ok(match source {
+        KeySource::Passphrase => RootKeySource::Passphrase(passphrase(output, variable, Some("New passphrase"))?),
+        other => root_key(output, other)?,
+    })
+}
+
+fn passphrase(output: Output, variable: &str, new: Option<&str>) -> Result<Secret, Failure> {
+    let wanted = Wanted { what: "passphrase", file: None, variable, flag: "" };
+    if let Some(secret) = given(wanted)? {
+        return Ok(secret);
+    }
+    if !output.can_ask() {
+        let message = "the vault's passphrase is missing, and there is no terminal to ask for it";
+        return Err(Failure::new(Exit::Vault, "passphrase-missing", message).hint(format!("set {variable}")));
+    }
+    prompt(new.unwrap_or("Passphrase of the vault"), new.is_some()).map(Secret::from)
+}
+
+fn prompt(what: &str, twice: bool) -> Result<String, Failure> {
+    let question = format!("{what}:");
+    let question = inquire::Password::new(&question).with_display_mode(inquire::PasswordDisplayMode::Hidden);
+    let question =
+        if twice { question.with_custom_confirmation_message("Once more:") } else { question.without_confirmation() };
+    question.prompt().map_err(|error| interrupted(&error))
+}
+
+/// A question that was not answered.
+pub(crate) fn interrupted(error: &inquire::InquireError) -> Failure {
+    match error {
+        inquire::InquireError::OperationCanceled | inquire::InquireError::OperationInterrupted => {
+            Failure::new(Exit::Interrupted, "interrupted", "interrupted; nothing was changed")
+        }
+        error => Failure::new(Exit::Environment, "terminal-failed", "cannot ask on this terminal").because(error),
+    }
+}
+
+fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
+    // As large as it may become, so that it does not grow and leave copies behind.
+    let mut bytes = Vec::with_capacity(LONGEST as usize + 1);
+    source.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(std::io::Error::other("it is longer than 64 KiB"));
+    }
+    // Editors and `echo` end a file with a line feed that is no part of the secret.
+    while bytes.last().is_some_and(|last| matches!(last, b'\n' | b'\r')) {
+        bytes.pop();
+    }
+    Ok(bytes)
+}
+
+fn lower(what: &str) -> String {
+    let mut characters = what.chars();
+    characters.next().map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + characters.as_str())
+}
