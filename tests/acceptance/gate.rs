@@ -39,13 +39,25 @@ async fn an_undeclared_request_is_refused_with_its_reason() -> Result<()> {
         (json!({"method": "GET", "url": "file:///etc/passwd"}), "url-malformed"),
         (json!({"method": "CONNECT", "path": "/echo/verbatim"}), "method-forbidden"),
         (json!({"method": "TRACE", "path": "/echo/verbatim"}), "method-forbidden"),
-        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Authorization", "Bearer x"]]}), "header-forbidden"),
+        (
+            json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Authorization", "Bearer x"]]}),
+            "header-forbidden",
+        ),
         (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["aUTHORIZATION", "x"]]}), "header-forbidden"),
         (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Host", "evil.example"]]}), "header-forbidden"),
         (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Cookie", "a=b"]]}), "header-forbidden"),
-        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Accept-Encoding", "br"]]}), "header-forbidden"),
-        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Transfer-Encoding", "chunked"]]}), "header-forbidden"),
-        (json!({"method": "GET", "path": "/echo/verbatim", "headers": [["x-a", "b\r\nauthorization: c"]]}), "header-malformed"),
+        (
+            json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Accept-Encoding", "br"]]}),
+            "header-forbidden",
+        ),
+        (
+            json!({"method": "GET", "path": "/echo/verbatim", "headers": [["Transfer-Encoding", "chunked"]]}),
+            "header-forbidden",
+        ),
+        (
+            json!({"method": "GET", "path": "/echo/verbatim", "headers": [["x-a", "b\r\nauthorization: c"]]}),
+            "header-malformed",
+        ),
     ];
     for (input, reason) in &refused {
         let output = attack(&keyward, "any-request", input.clone())?;

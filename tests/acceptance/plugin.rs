@@ -16,7 +16,8 @@ fn a_new_connector_is_made_tested_built_inspected_and_called() -> Result<()> {
 
     // Its own unit tests run natively, with the fake host.
     let environment = keyward.command(["--version"]);
-    let target = std::env::var("KEYWARD_GUEST_TARGET_DIR").unwrap_or_else(|_| folder.join("target").display().to_string());
+    let target =
+        std::env::var("KEYWARD_GUEST_TARGET_DIR").unwrap_or_else(|_| folder.join("target").display().to_string());
     let tests = Command::new(env!("CARGO"))
         .args(["test", "--quiet"])
         .current_dir(&folder)

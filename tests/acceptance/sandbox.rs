@@ -37,7 +37,11 @@ async fn a_panic_is_told_with_its_text_and_place() -> Result<()> {
     let input = json!({"message": "the reason for it"}).to_string();
     let outcome = keyward.run(["call", "hostile.panic", "--input", &input])?;
     assert!(outcome.stderr.contains("the reason for it"), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("hostile.wasm!keyward::action::run"), "no backtrace of the guest: {}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("hostile.wasm!keyward::action::run"),
+        "no backtrace of the guest: {}",
+        outcome.stderr
+    );
     Ok(())
 }
 

@@ -34,7 +34,11 @@ async fn main() -> Result<()> {
     heading("A connector is built from Rust source and installed");
     let component = keyward.folder().join("github.wasm").display().to_string();
     let source = repository().join("plugins/github").display().to_string();
-    said.run_as(&keyward, &["plugin", "build", &source, "--out", &component], "plugin build plugins/github --out github.wasm")?;
+    said.run_as(
+        &keyward,
+        &["plugin", "build", &source, "--out", &component],
+        "plugin build plugins/github --out github.wasm",
+    )?;
     said.run_as(&keyward, &["plugin", "add", &component, "--yes"], "plugin add github.wasm --yes")?;
 
     heading("A person signs in and agrees (OAuth 2.0 authorization code with PKCE)");
@@ -73,7 +77,10 @@ async fn main() -> Result<()> {
     let seen = api.seen();
     let tokens: BTreeSet<String> = seen.iter().filter_map(|request| request.token.clone()).collect();
     let active = seen.iter().filter(|request| request.token_active).count();
-    println!("the API                         {active} of {} requests, each token active at the authorization server", seen.len());
+    println!(
+        "the API                         {active} of {} requests, each token active at the authorization server",
+        seen.len()
+    );
     ensure!(active == seen.len() && !seen.is_empty(), "a request came without an active token");
     for token in &tokens {
         ensure!(!said.0.contains(token.as_str()), "the token stands in the output above");
@@ -90,7 +97,15 @@ async fn main() -> Result<()> {
     fs::write(keyward.folder().join("canary"), CANARY)?;
     keyward
         .run([
-            "connect", "oidc", "--method", "bearer", "--name", "canary", "--secret-file", "canary", "--endpoint",
+            "connect",
+            "oidc",
+            "--method",
+            "bearer",
+            "--name",
+            "canary",
+            "--secret-file",
+            "canary",
+            "--endpoint",
             &format!("api={}", echo.url),
         ])?
         .success();
@@ -115,7 +130,9 @@ impl Transcript {
     fn run(&mut self, keyward: &Keyward, arguments: &[&str]) -> Result<()> {
         let quoted: Vec<String> = arguments
             .iter()
-            .map(|argument| if argument.contains([' ', '{']) { format!("'{argument}'") } else { (*argument).to_owned() })
+            .map(
+                |argument| if argument.contains([' ', '{']) { format!("'{argument}'") } else { (*argument).to_owned() },
+            )
             .collect();
         self.run_as(keyward, arguments, &quoted.join(" "))
     }

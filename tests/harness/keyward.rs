@@ -93,7 +93,8 @@ impl Keyward {
         ];
         // The compilers that build connectors are the machine's own.
         let real_home = PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?);
-        for (name, default) in [("CARGO_HOME", Some(".cargo")), ("RUSTUP_HOME", Some(".rustup")), ("KEYWARD_GUEST_TARGET_DIR", None)]
+        for (name, default) in
+            [("CARGO_HOME", Some(".cargo")), ("RUSTUP_HOME", Some(".rustup")), ("KEYWARD_GUEST_TARGET_DIR", None)]
         {
             let value = std::env::var_os(name).map(PathBuf::from).or_else(|| Some(real_home.join(default?)));
             environment.extend(value.map(|value| (name.to_owned(), value.display().to_string())));
@@ -226,12 +227,7 @@ impl Keyward {
     }
 
     /// Connects an account of GitHub through `authorization` with the authorization code flow, as a person would.
-    pub async fn connect(
-        &self,
-        api: &GithubApi,
-        scopes: &[&str],
-        decision: Decision,
-    ) -> Result<(Outcome, LastPage)> {
+    pub async fn connect(&self, api: &GithubApi, scopes: &[&str], decision: Decision) -> Result<(Outcome, LastPage)> {
         let mut arguments = vec![
             "--json".to_owned(),
             "connect".to_owned(),

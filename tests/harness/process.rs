@@ -47,7 +47,8 @@ impl NodeServer {
         // Both streams are read to their end, so that the server never blocks on a full pipe.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(ready) = serde_json::from_str::<Value>(&line).ok().and_then(|line| line.get("ready").cloned())
+                if let Some(ready) =
+                    serde_json::from_str::<Value>(&line).ok().and_then(|line| line.get("ready").cloned())
                 {
                     let _ = sender.send(Ok(ready));
                 }

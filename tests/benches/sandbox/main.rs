@@ -9,7 +9,7 @@ mod native;
 mod stack;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -49,7 +49,10 @@ async fn run() -> Result<()> {
     println!("\n## No HTTP: instantiate, call, drop");
     let ping = stack.ping();
     let figures = measure(1, ROUND * 2, || stack.runtime.invoke(ping.clone())).await?;
-    println!("one after another: {:.0} calls/s, {:.1} µs CPU, p50 {:.1} µs", figures.rate, figures.cpu_us, figures.p50_us);
+    println!(
+        "one after another: {:.0} calls/s, {:.1} µs CPU, p50 {:.1} µs",
+        figures.rate, figures.cpu_us, figures.p50_us
+    );
 
     println!("\n## HTTP on loopback, list 10 issues, native against sandboxed");
     for concurrency in [1, 64] {
@@ -109,7 +112,7 @@ async fn cold_start() -> Result<()> {
     Ok(())
 }
 
-async fn timed_load(component: &PathBuf, cache: PathBuf) -> Result<Duration> {
+async fn timed_load(component: &Path, cache: PathBuf) -> Result<Duration> {
     let runtime = stack::bare_runtime(component, &cache)?;
     let digest = stack::digest(component)?;
     let start = Instant::now();

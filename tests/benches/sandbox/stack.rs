@@ -11,11 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use axum::{
-    Json, Router,
-    extract::Path as UrlPath,
-    routing::get,
-};
+use axum::{Json, Router, extract::Path as UrlPath, routing::get};
 use keyward_egress::{Gate, HttpWire, RuleSource, WireConfig};
 use keyward_model::{
     ActionCall, ActionName, CallContext, ConnectionId, ConnectionName, ConnectorId, Digest, GuestRequest,
@@ -25,9 +21,7 @@ use keyward_model::{
 use keyward_policy::{ActionRules, NetworkExceptions};
 use keyward_runtime::{Catalog, Resolved, Runtime, RuntimeConfig};
 use keyward_store::Store;
-use keyward_vault::{
-    Catalogue, NewConnection, RootKeySource, Secret, StaticCredential, Vault, VaultOptions,
-};
+use keyward_vault::{Catalogue, NewConnection, RootKeySource, Secret, StaticCredential, Vault, VaultOptions};
 use serde_json::{Value, json};
 
 /// The bearer token of both sides.
