@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -14,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::{
     contract::{self, record, tenant},
-    processes::{child, folder_of_child},
+    processes::{child, child_of, folder_of_child},
 };
 
 fn database(folder: &TempDir) -> PathBuf {
@@ -248,12 +251,17 @@ pub(crate) async fn integrity(path: &Path) -> String {
 fn a_folder_without_permission_is_a_clear_error() {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o555)).unwrap();
-    let mut child = child("opening::child_opens_without_permission", folder.path());
-    // The permissions of a file do not hold the superuser back.
-    if fs::metadata("/proc/self").is_ok_and(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0) {
-        child.uid(65534).gid(65534);
-    }
-    let output = child.output().unwrap();
+    let name = "opening::child_opens_without_permission";
+    // The permissions of a file do not hold the superuser back; so another user runs a copy where it may read it.
+    let public = tempfile::tempdir().unwrap();
+    let output = if fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+        fs::set_permissions(public.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let copy = public.path().join("test");
+        fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        child_of(&copy, name, folder.path()).current_dir("/").uid(65534).gid(65534).output().unwrap()
+    } else {
+        child(name, folder.path()).output().unwrap()
+    };
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -32,7 +32,12 @@ const APPENDS: u64 = 25;
 
 /// The ignored test `name` as a process of its own, which finds `folder` in its environment.
 pub(crate) fn child(name: &str, folder: &Path) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    child_of(&std::env::current_exe().unwrap(), name, folder)
+}
+
+/// The same by another copy of the test's binary.
+pub(crate) fn child_of(binary: &Path, name: &str, folder: &Path) -> Command {
+    let mut command = Command::new(binary);
     command.args(["--exact", name, "--ignored", "--nocapture"]).env(FOLDER, folder);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     command
