@@ -65,20 +65,18 @@ async fn run() -> Result<()> {
         }
         let median = |of: fn(&(Figures, Figures)) -> f64| load::median(rounds.iter().map(of).collect());
         println!("concurrency {concurrency}:");
-        println!(
-            "  native     {:>8.0} req/s  {:>6.1} µs CPU  p50 {:>7.0} µs  p99 {:>7.0} µs",
-            median(|r| r.0.rate),
-            median(|r| r.0.cpu_us),
-            median(|r| r.0.p50_us),
-            median(|r| r.0.p99_us)
-        );
-        println!(
-            "  sandboxed  {:>8.0} req/s  {:>6.1} µs CPU  p50 {:>7.0} µs  p99 {:>7.0} µs",
-            median(|r| r.1.rate),
-            median(|r| r.1.cpu_us),
-            median(|r| r.1.p50_us),
-            median(|r| r.1.p99_us)
-        );
+        for (name, side) in
+            [("native", (|round| round.0) as fn(&(Figures, Figures)) -> Figures), ("sandboxed", |round| round.1)]
+        {
+            let median = |of: fn(Figures) -> f64| load::median(rounds.iter().map(|round| of(side(round))).collect());
+            println!(
+                "  {name:<9}  {:>8.0} req/s  {:>6.1} µs CPU  p50 {:>7.0} µs  p99 {:>7.0} µs",
+                median(|figures| figures.rate),
+                median(|figures| figures.cpu_us),
+                median(|figures| figures.p50_us),
+                median(|figures| figures.p99_us)
+            );
+        }
         println!(
             "  ratio of throughput {:.2}, of CPU {:.2}; added at p50 {:.0} µs, at p99 {:.0} µs",
             median(|r| r.1.rate / r.0.rate),
