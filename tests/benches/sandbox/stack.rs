@@ -266,7 +266,7 @@ impl Stack {
 
     /// A call with one request.
     pub(crate) fn list_issues(&self) -> ActionCall {
-        self.call("github.list-issues", json!({"owner": "octocat", "repo": "hello-world"}))
+        self.call("github.list-issues", json!({"owner": "octocat", "repository": "hello-world"}))
     }
 
     /// Loads copies of a connector that differ in one custom section, as different connectors do.
@@ -287,7 +287,7 @@ impl Stack {
 
     /// Starts `count` calls whose request is not answered, and tells the resident memory while they wait, KiB.
     pub(crate) async fn hold(&self, count: usize) -> Result<f64> {
-        let call = self.call("github.list-issues", json!({"owner": "wait", "repo": "hello-world"}));
+        let call = self.call("github.list-issues", json!({"owner": "wait", "repository": "hello-world"}));
         let tasks: Vec<_> = (0..count)
             .map(|_| {
                 let (runtime, call) = (Arc::clone(&self.runtime), call.clone());
