@@ -72,9 +72,35 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Resident memory of this process, KiB.
-pub(crate) fn resident_kib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-    Ok(line.split_whitespace().nth(1).context("no figure")?.parse()?)
+/// Resident memory of this process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Resident {
+    /// What only this process can give back, KiB.
+    pub(crate) anonymous: f64,
+    /// Mapped files, KiB: the kernel drops these pages where memory is short.
+    pub(crate) file: f64,
+}
+
+impl Resident {
+    /// What it is now.
+    pub(crate) fn now() -> Result<Self> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let figure = |name: &str| -> Result<f64> {
+            let line = status.lines().find(|line| line.starts_with(name)).with_context(|| format!("no {name}"))?;
+            Ok(line.split_whitespace().nth(1).context("no figure")?.parse()?)
+        };
+        Ok(Self { anonymous: figure("RssAnon:")?, file: figure("RssFile:")? })
+    }
+
+    /// What `self` has above `before`, for each of `count`.
+    pub(crate) fn above(self, before: Self, count: usize) -> Self {
+        let each = |now: f64, before: f64| (now - before) / count as f64;
+        Self { anonymous: each(self.anonymous, before.anonymous), file: each(self.file, before.file) }
+    }
+}
+
+impl std::fmt::Display for Resident {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:.1} KiB anonymous, {:.1} KiB of mapped files", self.anonymous, self.file)
+    }
 }

@@ -18,7 +18,7 @@ use keyward_harness::keyward::guest;
 use keyward_model::Invoke as _;
 use tempfile::TempDir;
 
-use load::{Figures, measure};
+use load::{Figures, Resident, measure};
 use native::Native;
 use stack::{Stack, canned_server};
 
@@ -121,11 +121,11 @@ async fn timed_load(component: &Path, cache: PathBuf) -> Result<Duration> {
 async fn memory(stack: &Stack) -> Result<()> {
     const CONNECTORS: usize = 100;
     const CALLS: usize = 1000;
-    let before = load::resident_kib()?;
+    let before = Resident::now()?;
     stack.load_copies(CONNECTORS).await?;
-    let idle = load::resident_kib()?;
-    println!("idle connector: {:.1} KiB each ({CONNECTORS} loaded)", (idle - before) / CONNECTORS as f64);
+    let idle = Resident::now()?;
+    println!("idle connector ({CONNECTORS} loaded): {} each", idle.above(before, CONNECTORS));
     let waiting = stack.hold(CALLS).await?;
-    println!("call in flight: {:.1} KiB each ({CALLS} at once)", (waiting - idle) / CALLS as f64);
+    println!("call in flight ({CALLS} at once): {} each", waiting.above(idle, CALLS));
     Ok(())
 }

@@ -24,6 +24,8 @@ use keyward_store::Store;
 use keyward_vault::{Catalogue, NewConnection, RootKeySource, Secret, StaticCredential, Vault, VaultOptions};
 use serde_json::{Value, json};
 
+use super::load::Resident;
+
 /// The bearer token of both sides.
 pub(crate) const TOKEN: &str = "test-token-of-the-bench";
 
@@ -285,8 +287,8 @@ impl Stack {
         Ok(())
     }
 
-    /// Starts `count` calls whose request is not answered, and tells the resident memory while they wait, KiB.
-    pub(crate) async fn hold(&self, count: usize) -> Result<f64> {
+    /// Starts `count` calls whose request is not answered, and tells the resident memory while they wait.
+    pub(crate) async fn hold(&self, count: usize) -> Result<Resident> {
         let call = self.call("github.list-issues", json!({"owner": "wait", "repository": "hello-world"}));
         let tasks: Vec<_> = (0..count)
             .map(|_| {
@@ -295,12 +297,12 @@ impl Stack {
             })
             .collect();
         // They have all reached the server when the memory no longer grows.
-        let mut resident = super::load::resident_kib()?;
+        let mut resident = Resident::now()?;
         let mut steady = 0;
         while steady < 10 {
             tokio::time::sleep(Duration::from_millis(200)).await;
-            let now = super::load::resident_kib()?;
-            steady = if (now - resident).abs() < 512.0 { steady + 1 } else { 0 };
+            let now = Resident::now()?;
+            steady = if (now.anonymous - resident.anonymous).abs() < 512.0 { steady + 1 } else { 0 };
             resident = now;
         }
         anyhow::ensure!(tasks.iter().all(|task| !task.is_finished()), "a call ended early");
