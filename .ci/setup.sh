@@ -79,8 +79,18 @@ servers() {
     ln -sfn "$modules" "$repository/tests/servers/node_modules"
 }
 
+# Cargo takes what another checkout built into the same folder for its own where the files are as old, and with it
+# that checkout's paths. So a checkout that comes after another one builds its own crates anew.
+checkout() {
+    target=${CARGO_TARGET_DIR:-$cache/target}
+    [ "$(cat "$target/checkout" 2>/dev/null)" = "$repository" ] && return
+    find "$repository/host" "$repository/tests" -name '*.rs' -not -path '*/target/*' -exec touch {} +
+    mkdir -p "$target"
+    printf '%s' "$repository" > "$target/checkout"
+}
+
 case "${1:-all}" in
     tools) tools ;;
-    all) compiler; tools; guest_compiler; servers ;;
+    all) compiler; tools; guest_compiler; servers; checkout ;;
     *) fail "unknown part '$1': leave it out, or say 'tools'" ;;
 esac

@@ -88,6 +88,32 @@ async fn a_run_killed_in_its_last_step_completes() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_that_resume_one_run_do_its_steps_once() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let flow = write_flow(&keyward)?;
+    api.hold_answers_from(2);
+    let running = keyward.spawn(["run", &flow])?;
+    api.wait_for(2).await?;
+    running.kill()?;
+    api.release();
+
+    let runs = keyward.run(["--json", "runs", "list"])?.success().json();
+    let id = runs[0]["id"].as_str().unwrap().to_owned();
+    let both = [keyward.spawn(["runs", "resume", &id])?, keyward.spawn(["runs", "resume", &id])?];
+    let codes: Vec<_> = both.into_iter().map(|process| Ok(process.wait()?.code)).collect::<Result<_>>()?;
+    // The one that comes second finds the run at work, or completed.
+    assert!(codes.contains(&Some(0)), "{codes:?}");
+    let history = keyward.run(["--json", "runs", "show", &id])?.success().json();
+    assert_eq!(history["run"]["phase"], "completed", "{history}");
+    let posts = api.seen().iter().filter(|request| request.method == Method::POST).count();
+    assert_eq!((entries(&history, "step-started").len(), posts), (6, 6));
+    assert_eq!(entries(&history, "step-completed").len(), 5);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_completed_run_is_not_run_again() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let api = GithubApi::start(&authorization).await?;

@@ -72,6 +72,19 @@ async fn a_flood_of_log_lines_is_cut_and_harmless_on_a_terminal() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_text_of_a_failure_is_harmless_on_a_terminal() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let text = "before\u{1b}]0;owned\u{7}\u{1b}[2Jafter";
+    let input = json!({"as": "failed", "code": text, "message": text}).to_string();
+    let outcome = keyward.run(["call", "hostile.fail", "--input", &input])?;
+    assert_ne!(outcome.code, Some(0));
+    assert!(outcome.stderr.contains("after"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains(['\u{1b}', '\u{7}']), "{:?}", outcome.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_response_larger_than_the_limit_ends_the_request() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
