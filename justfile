@@ -59,9 +59,9 @@ format:
     cargo fmt --all
     for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all); done
 
-# Measures: a sandboxed call against the same request in native Rust, in one run.
-bench: guests
-    cargo bench --quiet --package keyward-acceptance --bench sandbox
+# Measures: a sandboxed call against the same request in native Rust, in one run; parts: cold call http memory.
+bench *parts: guests
+    cargo bench --quiet --package keyward-acceptance --bench sandbox -- {{ parts }}
 
 # What continuous integration runs.
 ci: lint test demo

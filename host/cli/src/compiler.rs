@@ -21,7 +21,7 @@ struct Closed;
 
 #[async_trait]
 impl Catalog for Closed {
-    async fn resolve(&self, call: &ActionCall) -> Result<Resolved, InvokeError> {
+    async fn resolve(&self, call: &ActionCall) -> Result<Arc<Resolved>, InvokeError> {
         let message = format!("{} cannot be called here", call.action);
         Err(InvokeError::new(InvokeErrorKind::NotFound, Reason::ActionUnknown, message))
     }

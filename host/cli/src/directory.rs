@@ -4,12 +4,13 @@
 use std::{
     collections::HashMap,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use keyward_egress::RuleSource;
 use keyward_model::{
-    ActionCall, ActionName, ActionRef, ConnectionFacts, ConnectionState, ConnectorId, Digest, InvokeError,
+    ActionCall, ActionName, ActionRef, ConnectionFacts, ConnectionName, ConnectionState, ConnectorId, Digest, InvokeError,
     InvokeErrorKind, Reason, SendError, SendErrorKind, TenantId,
     manifest::{Limits, Manifest},
 };
@@ -17,6 +18,7 @@ use keyward_policy::{ActionRules, NetworkExceptions};
 use keyward_registry::Registry;
 use keyward_runtime::{Catalog, Resolved};
 use keyward_vault::{Vault, VaultError};
+use moka::sync::Cache;
 
 use crate::suggest;
 
@@ -26,15 +28,28 @@ pub(crate) struct Directory {
     vault: Arc<Vault>,
     network: NetworkExceptions,
     ceiling: Limits,
+    /// What calls named in the last moments.
+    resolved: Cache<Named, Arc<Resolved>>,
     /// Compiled rules. They follow from the manifest inside the component, so its digest is all that they depend on
     /// and an entry is never out of date. A read for each request must not wait for another: hence the kind of lock.
     rules: RwLock<HashMap<(TenantId, Digest, ActionName), Arc<ActionRules>>>,
 }
 
+/// What decides what a call means: tenant, action and, where it has one, the connection's name.
+type Named = (TenantId, ActionRef, Option<ConnectionName>);
+
+/// For how long a name goes on meaning what it meant. So long does a process that runs need to see that another
+/// installed, removed or connected something; the gate looks at the connection again for each request.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The most names that are remembered.
+const MAX_NAMES: u64 = 10_000;
+
 impl Directory {
     /// Over what is installed and connected, with the operator's exceptions and ceiling.
     pub(crate) fn new(registry: Arc<Registry>, vault: Arc<Vault>, network: NetworkExceptions, ceiling: Limits) -> Self {
-        Self { registry, vault, network, ceiling, rules: RwLock::default() }
+        let resolved = Cache::builder().time_to_live(FRESH).max_capacity(MAX_NAMES).build();
+        Self { registry, vault, network, ceiling, resolved, rules: RwLock::default() }
     }
 
     /// The connection for a call: the named one, or the only one of the connector's provider.
@@ -113,16 +128,22 @@ fn unreadable(error: &VaultError) -> InvokeError {
 
 #[async_trait]
 impl Catalog for Directory {
-    async fn resolve(&self, call: &ActionCall) -> Result<Resolved, InvokeError> {
+    async fn resolve(&self, call: &ActionCall) -> Result<Arc<Resolved>, InvokeError> {
+        let named = (call.tenant.clone(), call.action.clone(), call.connection.clone());
+        if let Some(resolved) = self.resolved.get(&named) {
+            return Ok(resolved);
+        }
         let (installed, action) = self.registry.find(&call.tenant, &call.action).await?;
         let connection = self.connection(call, &installed.manifest).await?;
-        Ok(Resolved {
+        let resolved = Arc::new(Resolved {
             component: self.registry.component_path(&installed.connector.digest),
             limits: Limits::default().with(action.limits, self.ceiling),
             connector: installed.connector,
             action,
             connection: connection.map(|facts| facts.id),
-        })
+        });
+        self.resolved.insert(named, Arc::clone(&resolved));
+        Ok(resolved)
     }
 }
 

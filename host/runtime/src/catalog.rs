@@ -1,6 +1,6 @@
 //! What the sandbox asks of whoever knows the installed plugins and the connections.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use keyward_model::{
@@ -15,11 +15,11 @@ pub trait Catalog: Send + Sync {
     ///
     /// # Errors
     /// Whatever keeps the call from being made; it goes to the caller as it is.
-    async fn resolve(&self, call: &ActionCall) -> Result<Resolved, InvokeError>;
+    async fn resolve(&self, call: &ActionCall) -> Result<Arc<Resolved>, InvokeError>;
 }
 
 /// What a call names, found.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Resolved {
     /// The connector, down to the bytes.
     pub connector: ConnectorId,

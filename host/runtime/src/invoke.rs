@@ -100,7 +100,7 @@ impl Runtime {
     async fn call(
         &self,
         call: ActionCall,
-        resolved: Resolved,
+        resolved: Arc<Resolved>,
         context: CallContext,
     ) -> Result<ActionOutcome, InvokeError> {
         let digest = resolved.connector.digest;

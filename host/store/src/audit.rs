@@ -1,10 +1,13 @@
 //! The audit trail: records are added, and that is all. Triggers refuse every other change.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use async_trait::async_trait;
 use keyward_egress::{AuditError, AuditSink};
 use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionId, RunId, TenantId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
+use tokio::sync::oneshot;
 
 use crate::{
     DatabaseError, Store,
@@ -67,34 +70,132 @@ impl Store {
 #[async_trait]
 impl AuditSink for Store {
     async fn record(&self, record: AuditRecord) -> Result<(), AuditError> {
-        self.told(async {
-            let mut tx = self.write().await?;
-            add(&mut tx, &record).await?;
-            Ok(tx.commit().await?)
-        })
-        .await
+        let (written, result) = oneshot::channel();
+        if self.audit.push(Waiting { row: row(&record)?, written }) {
+            let store = self.clone();
+            // A task of its own: a caller that goes away takes neither its record nor those of others with it.
+            tokio::spawn(async move { store.write_waiting().await });
+        }
+        let stopped = |_| Err(Arc::new(DatabaseError::Misused("the process ended while the record was written")));
+        result.await.unwrap_or_else(stopped).map_err(|error| AuditError(Box::new(error)))
+    }
+}
+
+impl Store {
+    /// Writes the records that wait: all that came during one commit together with the next.
+    async fn write_waiting(&self) {
+        let mut writing = Writing { queue: &self.audit, is_over: false };
+        while let Some(batch) = writing.next() {
+            let (rows, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|each| (each.row, each.written)).unzip();
+            // One statement is a transaction of its own.
+            let write = async { Ok(add_rows(&mut *self.writer.acquire().await?, &rows).await?) };
+            let result = self.told::<_, DatabaseError>(write).await.map_err(Arc::new);
+            for caller in callers {
+                // Who does not listen any more has gone away.
+                let _ = caller.send(result.clone());
+            }
+        }
     }
 }
 
 /// Adds a record within the transaction that makes the change it tells of.
 pub(crate) async fn add<E>(tx: &mut SqliteConnection, record: &AuditRecord) -> Result<(), Failure<E>> {
+    Ok(add_rows(tx, &[row(record)?]).await?)
+}
+
+/// What the statement of [`add_rows`] makes a row of.
+fn row(record: &AuditRecord) -> Result<String, DatabaseError> {
+    json(&(
+        record.id,
+        record.tenant.as_str(),
+        kind(&record.principal),
+        &record.principal.id,
+        micros(record.at),
+        record.run,
+        record.connector.as_ref().map(|connector| connector.name.as_str()),
+        record.action.as_ref().map(ActionName::as_str),
+        record.connection,
+        matches!(record.event, AuditEvent::RequestDenied { .. }),
+        json(record)?,
+    ))
+}
+
+/// Adds records in their order, by one statement however many there are.
+async fn add_rows(connection: &mut SqliteConnection, rows: &[String]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO audit_records
          (id, tenant, principal_kind, principal_id, at, run, connector, action, connection, denied, record)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+                value ->> 7, value ->> 8, value ->> 9, value ->> 10
+         FROM json_each(?1) ORDER BY key",
     )
-    .bind(record.id.to_string())
-    .bind(record.tenant.as_str())
-    .bind(kind(&record.principal))
-    .bind(&record.principal.id)
-    .bind(micros(record.at))
-    .bind(record.run.map(|run| run.to_string()))
-    .bind(record.connector.as_ref().map(|connector| connector.name.as_str()))
-    .bind(record.action.as_ref().map(ActionName::as_str))
-    .bind(record.connection.map(|connection| connection.to_string()))
-    .bind(matches!(record.event, AuditEvent::RequestDenied { .. }))
-    .bind(json(record)?)
-    .execute(tx)
+    .bind(format!("[{}]", rows.join(",")))
+    .execute(connection)
     .await?;
     Ok(())
+}
+
+/// The records that wait for their turn to be written.
+///
+/// A commit takes as long as the disk needs, and the disk makes one after another. What comes meanwhile is
+/// written in one transaction, so that a hundred callers wait for two commits and not for a hundred.
+#[derive(Default)]
+pub(crate) struct Queue(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    waiting: Vec<Waiting>,
+    /// Whether somebody writes, who will look again before it stops.
+    is_written: bool,
+}
+
+struct Waiting {
+    row: String,
+    written: oneshot::Sender<Result<(), Arc<DatabaseError>>>,
+}
+
+/// The most records of one transaction.
+const BATCH: usize = 256;
+
+impl Queue {
+    /// Adds a record; `true` where nobody writes and the caller must see to it.
+    fn push(&self, waiting: Waiting) -> bool {
+        let mut state = self.state();
+        state.waiting.push(waiting);
+        !std::mem::replace(&mut state.is_written, true)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing can panic while it is held.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whoever writes the queue. Dropped before the queue was empty, because the runtime ends or by a panic, it tells
+/// those who wait by dropping what they wait for, and the next record finds another writer.
+struct Writing<'a> {
+    queue: &'a Queue,
+    is_over: bool,
+}
+
+impl Writing<'_> {
+    /// The next records; after `None` this one writes no more.
+    fn next(&mut self) -> Option<Vec<Waiting>> {
+        let mut state = self.queue.state();
+        let count = state.waiting.len().min(BATCH);
+        if count == 0 {
+            state.is_written = false;
+            self.is_over = true;
+            return None;
+        }
+        Some(state.waiting.drain(..count).collect())
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            *self.queue.state() = State::default();
+        }
+    }
 }

@@ -40,6 +40,7 @@ pub struct Store {
     /// Of one connection: SQLite has one writer at a time, and those who wait here are served in turn.
     writer: SqlitePool,
     readers: SqlitePool,
+    audit: Arc<audit::Queue>,
 }
 
 impl Store {
@@ -50,7 +51,7 @@ impl Store {
     /// See [`OpenError`], which tells also what to do.
     pub async fn open(path: &Path) -> Result<Store, OpenError> {
         let (writer, readers) = open::pools(path).await?;
-        Ok(Store { path: path.into(), writer, readers })
+        Ok(Store { path: path.into(), writer, readers, audit: Arc::default() })
     }
 
     /// Waits for what is being written and closes the file. Other handles on the same store are closed too.

@@ -97,14 +97,14 @@ impl Vault {
         Ok(self.store.connections(tenant).await?)
     }
 
-    /// One connection.
+    /// One connection, as it was a second ago at most.
     ///
     /// # Errors
     /// [`ConnectionError::Unknown`]; [`VaultError::Store`].
     pub async fn connection(&self, tenant: &TenantId, id: &ConnectionId) -> Result<ConnectionFacts, VaultError> {
-        match self.store.connection(tenant, id).await? {
-            Some(row) => Ok(row.facts),
-            None => Err(ConnectionError::Unknown(id.to_string()).into()),
+        match self.rows.get(tenant, id) {
+            Some(row) => Ok(row.facts.clone()),
+            None => Ok(self.row(tenant, id).await?.facts),
         }
     }
 

@@ -15,7 +15,8 @@
 //!
 //! **Reading order.** [`Vault`] (`vault.rs`); how things rest: `seal.rs`, `header.rs`, `keys.rs`, `root.rs`,
 //! `rotate.rs`; how a request gets its credential and loses it again: `apply.rs`, `place.rs`, `redact.rs`;
-//! where credentials come from: `provider.rs`, `connect.rs`, `refresh.rs`.
+//! where credentials come from: `provider.rs`, `connect.rs`, `refresh.rs`; what is
+//! kept of the store for a moment: `rows.rs`.
 //!
 //! **What is not protected.** Somebody who can read this process's memory, or who has both the database and
 //! the root key, has the credentials. Secrets are overwritten when they are dropped, but pages may be
@@ -34,6 +35,7 @@ mod place;
 mod redact;
 mod root;
 mod rotate;
+mod rows;
 mod seal;
 mod secret;
 pub mod store;

@@ -97,7 +97,7 @@ impl Vault {
     }
 
     pub(crate) async fn live(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Live, VaultError> {
-        let opened = self.opened(tenant, id).await?;
+        let opened = self.recently_opened(tenant, id).await?;
         match self.standing(&opened)? {
             Standing::Good => Ok(self.to_live(opened)?),
             Standing::Due => match self.refreshed(tenant, id, Wanted::Fresher).await {

@@ -138,7 +138,10 @@ impl Vault {
             let place = Place { row_version: seen + 1, ..place };
             row.sealed = self.keyring.seal(&place, &opened)?;
             match self.store.update_connection(seen, &row, None, None).await {
-                Ok(()) => return Ok(Resealed::Done(seal::key_version(&place, &row.sealed)?)),
+                Ok(()) => {
+                    self.rows.put(&row);
+                    return Ok(Resealed::Done(seal::key_version(&place, &row.sealed)?));
+                }
                 Err(StoreError::Conflict) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -14,6 +14,7 @@ use crate::{
     provider::Catalogue,
     refresh::{Clock, Turns},
     root::{Derivation, RootKeyKind, RootKeySource},
+    rows::Rows,
     store::{StoreError, TenantKeyRow, TenantKeyState, VaultStore},
     wire::Wire,
 };
@@ -25,6 +26,7 @@ pub struct Vault {
     pub(crate) keyring: Arc<Keyring>,
     pub(crate) wire: Arc<dyn Wire>,
     pub(crate) providers: Arc<Catalogue>,
+    pub(crate) rows: Arc<Rows>,
     pub(crate) turns: Arc<Turns>,
     pub(crate) clock: Clock,
 }
@@ -123,6 +125,7 @@ impl Vault {
             keyring: Arc::new(keyring),
             wire: options.wire,
             providers: options.providers,
+            rows: Arc::default(),
             turns: Arc::default(),
             clock: Clock::default(),
         })

@@ -1,6 +1,8 @@
 //! What a sandboxed call costs: the same request natively and through sandbox, gate, vault and audit trail, in one
 //! run, round by round in turn. `./just bench` runs it; `docs/speed.md` has the figures.
 //!
+//! `./just bench cold call http memory` names the parts to run; without a name all of them run.
+//!
 //! The server is this binary again, in a process of its own, so that its processor time does not count.
 #![expect(clippy::print_stdout, reason = "the result is what it prints")]
 
@@ -22,6 +24,7 @@ use load::{Figures, Resident, measure};
 use native::Native;
 use stack::{Stack, canned_server};
 
+const PARTS: [&str; 4] = ["cold", "call", "http", "memory"];
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
 
@@ -33,19 +36,35 @@ fn main() -> Result<()> {
     if std::env::args().any(|argument| argument == "--test") {
         return Ok(());
     }
+    let parts: Vec<_> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        anyhow::bail!("there is no part {unknown:?}; the parts are {}", PARTS.join(", "));
+    }
     keyward_harness::keyward::guest("github")?;
-    load::runtime(2)?.block_on(run())
+    load::runtime(2)?.block_on(run(&parts))
 }
 
-async fn run() -> Result<()> {
+async fn run(parts: &[String]) -> Result<()> {
     let server = stack::Server::start()?;
     let directory = TempDir::new()?;
     let stack = Stack::new(directory.path(), &server.authority).await?;
-    let native = Native::new(&server.authority)?;
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted("cold") {
+        cold_start().await?;
+    }
+    if wanted("call") {
+        call(&stack).await?;
+    }
+    if wanted("http") {
+        http(&stack, &Native::new(&server.authority)?).await?;
+    }
+    if wanted("memory") {
+        memory(&stack).await?;
+    }
+    Ok(())
+}
 
-    println!("## Cold start");
-    cold_start().await?;
-
+async fn call(stack: &Stack) -> Result<()> {
     println!("\n## No HTTP: instantiate, call, drop");
     let ping = stack.ping();
     let figures = measure(1, ROUND * 2, || stack.runtime.invoke(ping.clone())).await?;
@@ -53,7 +72,10 @@ async fn run() -> Result<()> {
         "one after another: {:.0} calls/s, {:.1} µs CPU, p50 {:.1} µs",
         figures.rate, figures.cpu_us, figures.p50_us
     );
+    Ok(())
+}
 
+async fn http(stack: &Stack, native: &Native) -> Result<()> {
     println!("\n## HTTP on loopback, list 10 issues, native against sandboxed");
     for concurrency in [1, 64] {
         let mut rounds: Vec<(Figures, Figures)> = Vec::new();
@@ -85,12 +107,11 @@ async fn run() -> Result<()> {
             median(|r| r.1.p99_us - r.0.p99_us)
         );
     }
-
-    println!("\n## Memory");
-    memory(&stack).await
+    Ok(())
 }
 
 async fn cold_start() -> Result<()> {
+    println!("## Cold start");
     for name in ["hello", "github"] {
         let component = guest(name)?;
         let directory = TempDir::new()?;
@@ -121,6 +142,7 @@ async fn timed_load(component: &Path, cache: PathBuf) -> Result<Duration> {
 async fn memory(stack: &Stack) -> Result<()> {
     const CONNECTORS: usize = 100;
     const CALLS: usize = 1000;
+    println!("\n## Memory");
     let before = Resident::now()?;
     stack.load_copies(CONNECTORS).await?;
     let idle = Resident::now()?;

@@ -107,13 +107,13 @@ impl Fixed {
 /// What is read once and then kept, as the binary keeps it.
 struct Kept {
     fixed: Fixed,
-    resolved: Mutex<BTreeMap<String, Resolved>>,
+    resolved: Mutex<BTreeMap<String, Arc<Resolved>>>,
     rules: Mutex<BTreeMap<(Digest, ActionName), Arc<ActionRules>>>,
 }
 
 #[async_trait]
 impl Catalog for Kept {
-    async fn resolve(&self, call: &ActionCall) -> Result<Resolved, InvokeError> {
+    async fn resolve(&self, call: &ActionCall) -> Result<Arc<Resolved>, InvokeError> {
         let key = call.action.to_string();
         if let Some(resolved) = self.resolved.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(resolved.clone());
@@ -123,13 +123,13 @@ impl Catalog for Kept {
         };
         let (manifest, path, digest) = self.fixed.manifest(call.action.connector.as_str()).map_err(wrong)?;
         let action = manifest.actions.get(&call.action.action).context("no such action").map_err(wrong)?.clone();
-        let resolved = Resolved {
+        let resolved = Arc::new(Resolved {
             connector: ConnectorId { name: manifest.name, version: manifest.version, digest },
             component: path.to_owned(),
             action,
             connection: *self.fixed.connection.lock().unwrap_or_else(PoisonError::into_inner),
             limits: Limits { wall_ms: 600_000, ..Limits::default() },
-        };
+        });
         self.resolved.lock().unwrap_or_else(PoisonError::into_inner).insert(key, resolved.clone());
         Ok(resolved)
     }

@@ -39,14 +39,14 @@ struct OneConnector {
 
 #[async_trait]
 impl Catalog for OneConnector {
-    async fn resolve(&self, _: &ActionCall) -> Result<Resolved, InvokeError> {
-        Ok(Resolved {
+    async fn resolve(&self, _: &ActionCall) -> Result<Arc<Resolved>, InvokeError> {
+        Ok(Arc::new(Resolved {
             connector: self.connector.clone(),
             component: self.component.clone(),
             action: self.action.lock().unwrap().clone(),
             connection: None,
             limits: *self.limits.lock().unwrap(),
-        })
+        }))
     }
 }
 

@@ -97,3 +97,46 @@ pub(crate) async fn a_record_is_not_written_twice<D: Database>(database: D) {
     assert!(store.record(record).await.is_err());
     assert_eq!(database.audit(&store, &tenant("default"), &AuditFilter::default()).await.len(), 1);
 }
+
+pub(crate) async fn records_of_many_callers_are_all_there_when_they_are_told<D: Database>(database: D) {
+    let store = database.open().await;
+    let mut writers = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let store = store.clone();
+        writers.spawn(async move {
+            let records: Vec<_> = std::iter::repeat_with(full).take(40).collect();
+            for record in &records {
+                store.record(record.clone()).await.unwrap();
+            }
+            records
+        });
+    }
+    let written = writers.join_all().await;
+    let other = database.open().await;
+    let read = database.audit(&other, &tenant("default"), &AuditFilter::default()).await;
+    assert_eq!(read.len(), 8 * 40);
+    for records in written {
+        // What one caller wrote after another stands after it.
+        let own: Vec<_> = read.iter().filter(|record| records.contains(record)).collect();
+        assert_eq!(own, records.iter().collect::<Vec<_>>());
+    }
+}
+
+pub(crate) async fn a_record_is_written_although_its_caller_goes_away<D: Database>(database: D) {
+    let store = database.open().await;
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.record(full()).await })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    callers.iter().for_each(tokio::task::JoinHandle::abort);
+    for caller in callers {
+        let _ = caller.await;
+    }
+    // What was begun before is written before this one, or with it.
+    store.record(full()).await.unwrap();
+    let count = database.audit(&store, &tenant("default"), &AuditFilter::default()).await.len();
+    assert_eq!(count, 21);
+}

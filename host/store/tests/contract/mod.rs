@@ -66,6 +66,8 @@ macro_rules! each_test {
                 a_filter_narrows_and_the_newest_are_kept,
                 tenants_see_their_own_records,
                 a_record_is_not_written_twice,
+                records_of_many_callers_are_all_there_when_they_are_told,
+                a_record_is_written_although_its_caller_goes_away,
             ],
             plugins: [
                 an_installed_connector_reads_back_as_written,

@@ -113,14 +113,17 @@ impl Vault {
                 }
                 Some(opened) => (opened.row.facts.clone(), self.revoke_at_provider(opened).await),
                 None => {
-                    let facts = self.connection(tenant, id).await?;
+                    let facts = self.row(tenant, id).await?.facts;
                     (facts, RevokeReport::not("its credential cannot be opened"))
                 }
             };
             let audit = self.record(&facts, principal, "deleted", None);
             match self.store.delete_connection(tenant, id, facts.row_version, &audit).await {
                 Err(StoreError::Conflict) => {}
-                result => return result.map(|()| report).map_err(VaultError::from),
+                result => {
+                    self.rows.forget(tenant, id);
+                    return result.map(|()| report).map_err(VaultError::from);
+                }
             }
         }
         Err(VaultError::Contended { attempts: ATTEMPTS })

@@ -84,6 +84,7 @@ impl Vault {
             let row = ConnectionRow { facts, sealed, refresh: None };
             let audit = self.record(&row.facts, &identity.principal, "created", None);
             self.store.insert_connection(&row, &audit).await?;
+            self.rows.put(&row);
             return Ok(Opened { row, credential: made.credential });
         };
         let mut credential = made.credential;
@@ -123,16 +124,26 @@ impl Vault {
         opened.row.facts.row_version = seen + 1;
         opened.row.facts.updated_at = self.clock.now().wall;
         opened.row.sealed = self.seal_credential(&opened.row.facts, &opened.credential).await?;
-        Ok(self.store.update_connection(seen, &opened.row, lease, audit).await?)
+        self.store.update_connection(seen, &opened.row, lease, audit).await?;
+        self.rows.put(&opened.row);
+        Ok(())
     }
 
     /// The row of a connection, opened as it is.
     pub(crate) async fn read(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Opened, VaultError> {
-        let Some(row) = self.store.connection(tenant, id).await? else {
-            return Err(ConnectionError::Unknown(id.to_string()).into());
-        };
+        let row = self.row(tenant, id).await?;
         let credential = self.open_credential(&row).await?;
         Ok(Opened { row, credential })
+    }
+
+    /// The row of a connection as it is.
+    pub(super) async fn row(&self, tenant: &TenantId, id: &ConnectionId) -> Result<ConnectionRow, VaultError> {
+        let Some(row) = self.store.connection(tenant, id).await? else {
+            self.rows.forget(tenant, id);
+            return Err(ConnectionError::Unknown(id.to_string()).into());
+        };
+        self.rows.put(&row);
+        Ok(row)
     }
 
     /// The record of a change to a connection.
