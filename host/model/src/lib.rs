@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod ports;
 pub mod reason;
 pub mod request;
+pub mod schema;
 
 pub use audit::{AuditEvent, AuditRecord};
 pub use connection::{ConnectionFacts, ConnectionState};

@@ -1,0 +1,336 @@
+//! What it costs to check a value against a JSON Schema.
+//!
+//! A reference stands for the whole of what it names, so a schema of a few lines can ask for more work
+//! than a machine does in a year, and nothing stops a check that has begun. So a schema is measured
+//! before it is used. The measure is how many sub-schemas are applied along one path into a value, from
+//! its root to a leaf: what stands side by side in a value has its own work to show for itself, what is
+//! applied to the same place again and again has not.
+//!
+//! Where it cannot tell, it takes the higher number: every branch of `anyOf` is applied, every pattern
+//! matches every member, every schema for items is for all of them. What is not measured: how long the
+//! value is.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde_json::Value;
+
+/// How many sub-schemas may be applied along one path into a value.
+pub const MAX_COST: u64 = 10_000;
+/// How many regular expressions a schema may have.
+pub const MAX_PATTERNS: usize = 200;
+/// How large one of them may be when it is compiled, bytes: matching takes this times the text.
+pub const MAX_PATTERN_BYTES: usize = 64 << 10;
+
+/// How deep values may nest: JSON that is deeper is not read.
+const MAX_LEVELS: usize = 128;
+/// How many schemas may hold one another at one place of a value: whoever checks a value recurses.
+const MAX_DEPTH: u32 = 128;
+/// How many edges are kept while a schema is measured, so that this itself is bounded.
+const MAX_EDGES: usize = 100_000;
+
+/// Why a schema cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SchemaError {
+    /// More than [`MAX_COST`] sub-schemas would be applied.
+    #[error("this schema refers to itself too often: checking a value could take more than {MAX_COST} sub-schemas")]
+    TooOften,
+    /// A schema holds itself at the same place of the value, or too many hold one another.
+    #[error("this schema refers to itself without end, or {MAX_DEPTH} schemas hold one another")]
+    Endless,
+    /// More than [`MAX_PATTERNS`] regular expressions.
+    #[error("this schema has more than {MAX_PATTERNS} patterns")]
+    Patterns,
+    /// A reference that is no JSON pointer into the schema.
+    #[error("this schema has {0}, and only references like '#/$defs/name' are followed")]
+    Reference(String),
+}
+
+/// How many sub-schemas are applied along one path into a value, at most [`MAX_COST`].
+pub fn cost(schema: &Value) -> Result<u64, SchemaError> {
+    let mut measure = Measure {
+        root: schema,
+        numbers: HashMap::new(),
+        schemas: Vec::new(),
+        sites: Vec::new(),
+        patterns: 0,
+        edges: 0,
+    };
+    measure.number(schema);
+    // What a site refers to below is numbered meanwhile.
+    let mut next = 0;
+    while next < measure.schemas.len() {
+        measure.visit(next, 0)?;
+        next += 1;
+    }
+    let sites: Vec<Site> = measure.sites.into_iter().flatten().collect();
+    let mut costs: Vec<u64> = sites.iter().map(|site| site.here).collect();
+    for _ in 0..MAX_LEVELS {
+        let deeper: Vec<u64> = sites.iter().map(|site| site.here.saturating_add(site.below(&costs))).collect();
+        if deeper[0] > MAX_COST {
+            return Err(SchemaError::TooOften);
+        }
+        if deeper == costs {
+            break;
+        }
+        costs = deeper;
+    }
+    Ok(costs[0])
+}
+
+/// Where in a value a schema below is applied.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    /// To the member of this name.
+    Member(String),
+    /// To members of other names, and perhaps to any.
+    Members,
+    /// To items.
+    Items,
+}
+
+/// What a schema applies, with everything that it holds in place.
+#[derive(Debug, Clone, Default)]
+struct Site {
+    /// How many sub-schemas, to the value itself.
+    here: u64,
+    /// How many of them hold one another.
+    depth: u32,
+    /// Which, how often, to what is inside of the value.
+    below: BTreeMap<Place, BTreeMap<usize, u64>>,
+}
+
+impl Site {
+    fn below(&self, costs: &[u64]) -> u64 {
+        let sum = |place: &Place| {
+            let schemas = self.below.get(place).into_iter().flatten();
+            schemas.fold(0_u64, |sum, (schema, times)| sum.saturating_add(times.saturating_mul(costs[*schema])))
+        };
+        let members = sum(&Place::Members);
+        let of = |place| match place {
+            &Place::Member(_) => sum(place).saturating_add(members),
+            _ => sum(place),
+        };
+        self.below.keys().map(of).max().unwrap_or(0)
+    }
+}
+
+struct Measure<'s> {
+    root: &'s Value,
+    /// Schemas by where they stand in memory.
+    numbers: HashMap<*const Value, usize>,
+    schemas: Vec<&'s Value>,
+    /// `None` while a schema is not measured, or is being measured.
+    sites: Vec<Option<Site>>,
+    patterns: usize,
+    edges: usize,
+}
+
+impl<'s> Measure<'s> {
+    fn number(&mut self, schema: &'s Value) -> usize {
+        let next = self.schemas.len();
+        let number = *self.numbers.entry(std::ptr::from_ref(schema)).or_insert(next);
+        if number == next {
+            self.schemas.push(schema);
+            self.sites.push(None);
+        }
+        number
+    }
+
+    /// Measures a schema that stands in `depth` others at the same place of the value.
+    fn visit(&mut self, number: usize, depth: u32) -> Result<Site, SchemaError> {
+        if let Some(site) = &self.sites[number] {
+            return Ok(site.clone());
+        }
+        // A schema that holds itself comes here too, as it is not measured before its parts are.
+        if depth > MAX_DEPTH {
+            return Err(SchemaError::Endless);
+        }
+        let mut site = Site { here: 1, ..Site::default() };
+        if let Value::Object(keywords) = self.schemas[number] {
+            for (keyword, value) in keywords {
+                self.keyword(&mut site, number, keyword, value, depth)?;
+            }
+            // Which members are left over is found by applying the rest once more.
+            if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
+                site.here = site.here.saturating_mul(2);
+            }
+        }
+        self.edges += site.below.values().map(BTreeMap::len).sum::<usize>();
+        if site.here > MAX_COST || site.depth > MAX_DEPTH || self.edges > MAX_EDGES {
+            return Err(SchemaError::TooOften);
+        }
+        self.sites[number] = Some(site.clone());
+        Ok(site)
+    }
+
+    fn keyword(
+        &mut self,
+        site: &mut Site,
+        number: usize,
+        keyword: &str,
+        value: &'s Value,
+        depth: u32,
+    ) -> Result<(), SchemaError> {
+        let listed = || value.as_array().into_iter().flatten();
+        let named = || value.as_object().into_iter().flatten();
+        match keyword {
+            "$ref" => {
+                let target = self.target(value)?;
+                self.hold(site, target, depth)?;
+            }
+            "$dynamicRef" | "$recursiveRef" => return Err(SchemaError::Reference(format!("a '{keyword}'"))),
+            "$id" if number != 0 && value.is_string() => {
+                return Err(SchemaError::Reference("an '$id' inside of it".to_owned()));
+            }
+            "allOf" | "anyOf" | "oneOf" => {
+                for schema in listed() {
+                    self.hold(site, schema, depth)?;
+                }
+            }
+            "not" | "if" | "then" | "else" | "propertyNames" => self.hold(site, value, depth)?,
+            "dependentSchemas" | "dependencies" => {
+                for (_, schema) in named() {
+                    self.hold(site, schema, depth)?;
+                }
+            }
+            "properties" => {
+                for (name, schema) in named() {
+                    self.apply(site, Place::Member(name.clone()), schema);
+                }
+            }
+            "patternProperties" => {
+                for (_, schema) in named() {
+                    self.pattern()?;
+                    self.apply(site, Place::Members, schema);
+                }
+            }
+            "additionalProperties" | "unevaluatedProperties" => self.apply(site, Place::Members, value),
+            "items" if value.is_array() => listed().for_each(|schema| self.apply(site, Place::Items, schema)),
+            "prefixItems" => listed().for_each(|schema| self.apply(site, Place::Items, schema)),
+            "items" | "additionalItems" | "unevaluatedItems" | "contains" => self.apply(site, Place::Items, value),
+            "pattern" => self.pattern()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// `schema` is applied to the same place of the value.
+    fn hold(&mut self, site: &mut Site, schema: &'s Value, depth: u32) -> Result<(), SchemaError> {
+        let number = self.number(schema);
+        let inner = self.visit(number, depth + 1)?;
+        site.here = site.here.saturating_add(inner.here);
+        site.depth = site.depth.max(inner.depth + 1);
+        for (place, schemas) in inner.below {
+            let here = site.below.entry(place).or_default();
+            for (schema, times) in schemas {
+                let sum = here.entry(schema).or_default();
+                *sum = sum.saturating_add(times);
+            }
+        }
+        Ok(())
+    }
+
+    /// `schema` is applied to what is inside of the value.
+    fn apply(&mut self, site: &mut Site, place: Place, schema: &'s Value) {
+        let number = self.number(schema);
+        *site.below.entry(place).or_default().entry(number).or_default() += 1;
+    }
+
+    fn pattern(&mut self) -> Result<(), SchemaError> {
+        self.patterns += 1;
+        if self.patterns > MAX_PATTERNS { Err(SchemaError::Patterns) } else { Ok(()) }
+    }
+
+    fn target(&self, reference: &Value) -> Result<&'s Value, SchemaError> {
+        let text = reference.as_str().unwrap_or_default();
+        let found = text.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
+        found.ok_or_else(|| {
+            SchemaError::Reference(format!("the reference '{}'", text.chars().take(80).collect::<String>()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_schema_costs_what_it_applies_along_one_path() {
+        for (schema, expected) in [
+            (json!(true), 1),
+            (json!({"type": "string"}), 1),
+            // Members beside one another are not on one path.
+            (json!({"properties": {"a": {"type": "string"}, "b": {"anyOf": [{}, {}]}}}), 4),
+            (json!({"properties": {"a": {}}, "additionalProperties": {}, "patternProperties": {"x": {}}}), 4),
+            (json!({"allOf": [{}, {"not": {}}], "if": {}, "then": {}}), 6),
+            (json!({"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string"}, "unused": {"not": {}}}}), 3),
+            (json!({"items": {"items": {}}, "contains": {}}), 4),
+            (json!({"anyOf": [{}, {}], "unevaluatedProperties": false}), 7),
+        ] {
+            assert_eq!(cost(&schema), Ok(expected), "{schema}");
+        }
+    }
+
+    #[test]
+    fn what_refers_to_itself_further_inside_is_taken() {
+        for schema in [
+            json!({"properties": {"next": {"$ref": "#"}}}),
+            json!({"properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}),
+            json!({"anyOf": [{"type": "string"}, {"items": {"$ref": "#"}}, {"additionalProperties": {"$ref": "#"}}]}),
+            // As generated for an enum of expressions.
+            json!({"$ref": "#/$defs/E", "$defs": {"E": {"oneOf": [
+                {"properties": {"and": {"items": {"$ref": "#/$defs/E"}}}, "required": ["and"]},
+                {"properties": {"not": {"$ref": "#/$defs/E"}}, "required": ["not"]},
+            ]}}}),
+        ] {
+            assert!(cost(&schema).is_ok(), "{schema}: {:?}", cost(&schema));
+        }
+    }
+
+    #[test]
+    fn what_would_take_for_ever_is_refused() {
+        let chain = |link: fn(Value) -> Value| {
+            let definition = |n| (format!("d{n}"), link(json!({"$ref": format!("#/$defs/d{}", n + 1)})));
+            let mut definitions: serde_json::Map<String, Value> = (0..40).map(definition).collect();
+            definitions.insert("d40".to_owned(), json!({}));
+            json!({"$ref": "#/$defs/d0", "$defs": definitions})
+        };
+        for schema in [
+            chain(|next| json!({"anyOf": [next, next]})),
+            chain(|next| json!({"allOf": [next], "not": next})),
+            chain(|next| json!({"patternProperties": {"a": next, "b": next}})),
+            chain(|next| json!({"items": next, "contains": next})),
+            chain(|next| json!({"allOf": [next], "unevaluatedProperties": false})),
+            json!({"anyOf": [{"properties": {"a": {"$ref": "#"}}}, {"properties": {"a": {"$ref": "#"}}}]}),
+        ] {
+            assert_eq!(cost(&schema), Err(SchemaError::TooOften), "{schema}");
+        }
+        assert_eq!(cost(&json!({"allOf": [{"$ref": "#"}]})), Err(SchemaError::Endless));
+        let deep = (0..200).fold(json!({}), |schema, _| json!({"not": schema}));
+        assert_eq!(cost(&deep), Err(SchemaError::Endless));
+    }
+
+    #[test]
+    fn patterns_are_counted() {
+        let with = |count: usize| json!({"allOf": vec![json!({"pattern": "a"}); count]});
+        assert!(cost(&with(MAX_PATTERNS)).is_ok());
+        assert_eq!(cost(&with(MAX_PATTERNS + 1)), Err(SchemaError::Patterns));
+    }
+
+    #[test]
+    fn a_reference_that_leaves_the_schema_is_refused() {
+        for (schema, what) in [
+            (json!({"$ref": "https://example.com/a"}), "the reference 'https://example.com/a'"),
+            (json!({"$ref": "#/$defs/a"}), "the reference '#/$defs/a'"),
+            (json!({"$dynamicRef": "#a"}), "a '$dynamicRef'"),
+            (json!({"items": {"$id": "b"}}), "an '$id' inside of it"),
+        ] {
+            assert_eq!(cost(&schema), Err(SchemaError::Reference(what.to_owned())));
+        }
+        // A member may have any name.
+        assert!(cost(&json!({"$id": "https://example.com/a", "properties": {"$ref": {}, "$id": {}}})).is_ok());
+    }
+}
