@@ -6,7 +6,10 @@
 //! under way, and that attempt is made again, with the same idempotency key.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -17,10 +20,12 @@ use tracing::{debug, warn};
 
 use crate::{
     dsl::{Flow, check},
+    event::{Event, json_bytes},
     journal::{Append, Entry, Journal, JournalError, Loaded, RunLease, RunPhase, RunRecord},
     limits::EngineLimits,
     problem::{Problem, Standard},
-    reducer::{Advance, FORMAT, Input, Invocation, Next, RunFacts, State, advance},
+    reducer::{Advance, FORMAT, Input, Invocation, Moment, Next, RunFacts, State, advance},
+    stop::Stop,
     threads::Threads,
 };
 
@@ -28,6 +33,12 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(10);
 /// How deep an entry or a snapshot may nest: JSON of more than 128 levels is not read back.
 const MAX_LEVELS: usize = 120;
+/// How long the journal is asked again to take what happened.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it is left alone before that, the first time; each time twofold.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest such pause.
+const MAX_PAUSE: Duration = Duration::from_secs(2);
 /// How many checked flows are kept, so that a run that starts at once is not checked twice.
 const FLOWS_KEPT: usize = 64;
 
@@ -52,6 +63,12 @@ pub enum EngineError {
         run: RunId,
         /// Why.
         source: JournalError,
+    },
+    /// The run was asked to stop, and has.
+    #[error("run {run} was stopped and can be resumed")]
+    Stopped {
+        /// Which run.
+        run: RunId,
     },
     /// The snapshot was written by another version.
     #[error("run {run} cannot be resumed by this version: {reason}")]
@@ -78,6 +95,9 @@ pub enum EngineError {
 pub trait Observer: Send + Sync {
     /// `entry` was recorded in the journal of `run`.
     fn recorded(&self, run: &RunId, entry: &Entry);
+
+    /// The journal of `run` could not be written, and is asked again.
+    fn held_up(&self, _run: &RunId, _why: &JournalError) {}
 }
 
 /// Starts and runs flows.
@@ -87,6 +107,7 @@ pub struct Engine {
     observer: Option<Arc<dyn Observer>>,
     limits: EngineLimits,
     lease: Duration,
+    patience: Duration,
     /// The last flows by their source, the newest last.
     flows: Mutex<Vec<(String, Arc<Flow>)>>,
     threads: Mutex<Option<Threads>>,
@@ -101,6 +122,7 @@ impl Engine {
             observer: None,
             limits: EngineLimits::default(),
             lease: LEASE,
+            patience: PATIENCE,
             flows: Mutex::default(),
             threads: Mutex::default(),
         }
@@ -121,6 +143,11 @@ impl Engine {
         Self { lease, ..self }
     }
 
+    /// The same with a journal that fails being asked again for `patience` before the run is interrupted.
+    pub fn patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
     /// Checks a flow and its input and records a run of it; nothing is executed yet.
     pub async fn start(
         &self,
@@ -130,13 +157,17 @@ impl Engine {
         input: Value,
     ) -> Result<RunId, EngineError> {
         let flow = self.flow(source).await?.map_err(EngineError::Invalid)?;
-        flow.check_input(&input).map_err(EngineError::Input)?;
+        let id = flow.id().clone();
+        let input = self
+            .compute("it panicked while it checked the input", move || flow.check_input(&input).map(|()| input))
+            .await?
+            .map_err(EngineError::Input)?;
         let now = OffsetDateTime::now_utc();
         let record = RunRecord {
             id: RunId::new(),
             tenant: tenant.clone(),
             principal: principal.clone(),
-            flow: flow.id().clone(),
+            flow: id,
             source: source.to_owned(),
             input,
             phase: RunPhase::Pending,
@@ -149,19 +180,21 @@ impl Engine {
         Ok(record.id)
     }
 
-    /// Runs a run to its end, from the start or from where it was interrupted. One that has ended is
-    /// only read.
+    /// Runs a run to its end, from the start or from where it was interrupted, or until it is asked to stop.
+    /// One that has ended is only read.
     ///
     /// A run that faults is no error here: its record says so.
-    pub async fn run(&self, tenant: &TenantId, run: &RunId) -> Result<RunRecord, EngineError> {
+    pub async fn run(&self, tenant: &TenantId, run: &RunId, stop: &Stop) -> Result<RunRecord, EngineError> {
         let Loaded { record, snapshot, last_sequence, lease } = self.journal.claim(tenant, run, self.lease).await?;
         let result = if record.phase.is_final() {
             Ok(record)
         } else {
-            let work = self.work(record, snapshot, last_sequence, lease);
+            let recording = AtomicBool::new(false);
+            let work = Work { engine: self, lease, stop, recording: &recording };
+            let work = work.through(record, snapshot, last_sequence);
             tokio::select! {
                 biased;
-                lost = self.keep(run, lease) => Err(EngineError::Interrupted { run: *run, source: lost }),
+                lost = self.keep(run, lease, &recording) => Err(EngineError::Interrupted { run: *run, source: lost }),
                 result = work => result,
             }
         };
@@ -175,7 +208,10 @@ impl Engine {
     }
 
     /// Renews the lease until it is lost, and says why.
-    async fn keep(&self, run: &RunId, lease: RunLease) -> JournalError {
+    ///
+    /// While something waits to be recorded, a lease that ends is not given up: nothing else is done then, and the
+    /// journal itself refuses the entries where another process has taken the run over.
+    async fn keep(&self, run: &RunId, lease: RunLease, recording: &AtomicBool) -> JournalError {
         let mut held_until = tokio::time::Instant::now() + self.lease;
         loop {
             tokio::time::sleep(self.lease / 3).await;
@@ -183,26 +219,77 @@ impl Engine {
             match self.journal.renew(run, lease, self.lease).await {
                 Ok(()) => held_until = asked_at + self.lease,
                 Err(error @ JournalError::Fenced(_)) => return error,
-                Err(error) if tokio::time::Instant::now() >= held_until => return error,
+                Err(error) if tokio::time::Instant::now() >= held_until && !recording.load(Ordering::Relaxed) => {
+                    return error;
+                }
                 Err(error) => warn!(%run, %error, "the lease could not be renewed; it is tried again"),
             }
         }
     }
 
-    async fn work(
+    /// The flow of a source, checked once.
+    async fn flow(&self, source: &str) -> Result<Result<Arc<Flow>, Vec<Diagnostic>>, EngineError> {
+        let lock = || self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, flow)) = lock().iter().find(|(known, _)| known == source) {
+            return Ok(Ok(flow.clone()));
+        }
+        let source = source.to_owned();
+        let checked = move || check(&source).map(|(flow, _)| (source, Arc::new(flow)));
+        let checked = self.compute("it panicked while it checked the flow", checked).await?;
+        Ok(checked.map(|(source, flow)| {
+            let mut flows = lock();
+            if flows.len() >= FLOWS_KEPT {
+                flows.remove(0);
+            }
+            flows.push((source, flow.clone()));
+            flow
+        }))
+    }
+
+    /// Does `work` on a thread of its own kind.
+    async fn compute<T: Send + 'static>(
         &self,
+        panicked: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let done = self.threads()?.run(work).await;
+        done.ok_or_else(|| EngineError::Internal(panicked.to_owned()))
+    }
+
+    fn threads(&self) -> Result<Threads, EngineError> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(threads) = &*threads {
+            return Ok(threads.clone());
+        }
+        let started =
+            Threads::start().map_err(|error| EngineError::Internal(format!("the system gives no thread: {error}")))?;
+        Ok(threads.insert(started).clone())
+    }
+}
+
+/// One process at work on one run.
+struct Work<'e> {
+    engine: &'e Engine,
+    lease: RunLease,
+    stop: &'e Stop,
+    /// Whether something waits to be recorded.
+    recording: &'e AtomicBool,
+}
+
+impl Work<'_> {
+    async fn through(
+        self,
         mut record: RunRecord,
         snapshot: Option<Value>,
         last_sequence: u64,
-        lease: RunLease,
     ) -> Result<RunRecord, EngineError> {
         let run = record.id;
-        let checked = self.flow(&record.source).await?;
+        let checked = self.engine.flow(&record.source).await?;
         let flow = checked.map_err(|diagnostics| EngineError::Source { run, diagnostics })?;
         let facts = Arc::new(RunFacts { id: run, input: record.input.clone(), started_at: record.created_at });
         let (mut state, mut input) = match snapshot {
             None => (State::new(), Input::Start),
-            Some(snapshot) => (read_snapshot(run, snapshot)?, Input::Resume),
+            Some(snapshot) => (self.restored(run, snapshot).await?, Input::Resume),
         };
         let mut sequence = last_sequence;
         loop {
@@ -224,22 +311,66 @@ impl Engine {
                 error: record.error.as_ref(),
             };
             // Nothing follows from what is not recorded.
-            let appended = self.journal.append(&run, lease, append).await;
-            appended.map_err(|source| EngineError::Interrupted { run, source })?;
-            if let Some(observer) = &self.observer {
+            self.append(&run, append).await.map_err(|source| EngineError::Interrupted { run, source })?;
+            if let Some(observer) = &self.engine.observer {
                 entries.iter().for_each(|entry| observer.recorded(&run, entry));
             }
             state = step.advance.state;
             input = match step.advance.next {
-                Next::Proceed => Input::Proceed,
-                Next::Invoke(invocation) => self.invoke(&record, *invocation).await,
-                Next::Wait(until) => {
-                    sleep_until(until).await;
-                    Input::Woken
-                }
                 Next::Completed(_) | Next::Faulted(_) => return Ok(record),
+                // Its start is recorded, so it is performed even where somebody has asked meanwhile.
+                Next::Invoke(invocation) => self.invoke(&record, *invocation).await,
+                Next::Proceed if self.stop.is_requested() => return Err(EngineError::Stopped { run }),
+                Next::Proceed => Input::Proceed,
+                Next::Wait(until) => tokio::select! {
+                    biased;
+                    () = self.stop.requested() => return Err(EngineError::Stopped { run }),
+                    () = sleep_until(until) => Input::Woken,
+                },
             };
         }
+    }
+
+    /// Records it, and asks the journal again where it fails: what an action did must not be forgotten because the
+    /// disk was full for a moment.
+    async fn append(&self, run: &RunId, append: Append<'_>) -> Result<(), JournalError> {
+        let Engine { journal, observer, patience, lease: ttl, .. } = self.engine;
+        let give_up = tokio::time::Instant::now() + *patience;
+        let mut pause = PAUSE;
+        while let Err(error) = journal.append(run, self.lease, append.clone()).await {
+            let lost = matches!(error, JournalError::Fenced(_) | JournalError::Unknown(_));
+            if lost || tokio::time::Instant::now() >= give_up {
+                return Err(error);
+            }
+            warn!(%run, %error, "the journal could not be written; it is tried again");
+            if let Some(observer) = observer {
+                observer.held_up(run, &error);
+            }
+            self.recording.store(true, Ordering::Relaxed);
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+        if self.recording.swap(false, Ordering::Relaxed) {
+            // The lease may have ended meanwhile, and nothing is begun without one.
+            journal.renew(run, self.lease, *ttl).await?;
+        }
+        Ok(())
+    }
+
+    /// The state of a snapshot, with what it refers to.
+    async fn restored(&self, run: RunId, snapshot: Value) -> Result<State, EngineError> {
+        let mut state = read_snapshot(run, snapshot)?;
+        let mut sequences: Vec<u64> = state.recorded().map(|(sequence, ..)| sequence).collect();
+        sequences.dedup();
+        let entries = self.engine.journal.entries(&run, &sequences).await?;
+        for (sequence, part, value) in state.recorded() {
+            let entry = entries.iter().find(|entry| entry.sequence == sequence);
+            *value = entry.and_then(|entry| part.of(&entry.event)).cloned().ok_or_else(|| {
+                let reason = format!("its snapshot refers to entry {sequence}, which does not hold what it should");
+                EngineError::Snapshot { run, reason }
+            })?;
+        }
+        Ok(state)
     }
 
     /// One step of the reducer on a thread of its own kind, with the snapshot that follows from it.
@@ -250,10 +381,10 @@ impl Engine {
         state: State,
         input: Input,
     ) -> Result<Step, EngineError> {
-        let (flow, facts, limits) = (flow.clone(), facts.clone(), self.limits);
-        let compute = move || Step::compute(&flow, &facts, &limits, state, input);
-        let step = self.threads()?.run(compute).await;
-        step.ok_or_else(|| EngineError::Internal("it panicked while it computed a step".to_owned()))?
+        let (flow, facts, limits) = (flow.clone(), facts.clone(), self.engine.limits);
+        let stopping = self.stop.is_requested();
+        let compute = move || Step::compute(&flow, &facts, &limits, state, input, stopping);
+        self.engine.compute("it panicked while it computed a step", compute).await?
     }
 
     /// Invokes an action and says how it ended.
@@ -272,48 +403,22 @@ impl Engine {
             idempotency_key,
         };
         let ended = async {
-            match self.invoke.invoke(call).await {
+            match self.engine.invoke.invoke(call).await {
                 Ok(outcome) => Input::Completed(Box::new(outcome)),
                 Err(error) => Input::Failed(Box::new(error)),
             }
         };
         let Some(deadline) = deadline else { return ended.await };
+        // To record the start may have taken long; what is too late is not begun.
+        if deadline <= OffsetDateTime::now_utc() {
+            return Input::Expired;
+        }
         // Dropping the future stops the guest.
         tokio::select! {
             biased;
             input = ended => input,
             () = sleep_until(deadline) => Input::Expired,
         }
-    }
-
-    /// The flow of a source, checked once.
-    async fn flow(&self, source: &str) -> Result<Result<Arc<Flow>, Vec<Diagnostic>>, EngineError> {
-        let lock = || self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, flow)) = lock().iter().find(|(known, _)| known == source) {
-            return Ok(Ok(flow.clone()));
-        }
-        let source = source.to_owned();
-        let checked = self.threads()?.run(move || check(&source).map(|(flow, _)| (source, Arc::new(flow)))).await;
-        let checked =
-            checked.ok_or_else(|| EngineError::Internal("it panicked while it checked the flow".to_owned()))?;
-        Ok(checked.map(|(source, flow)| {
-            let mut flows = lock();
-            if flows.len() >= FLOWS_KEPT {
-                flows.remove(0);
-            }
-            flows.push((source, flow.clone()));
-            flow
-        }))
-    }
-
-    fn threads(&self) -> Result<Threads, EngineError> {
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(threads) = &*threads {
-            return Ok(threads.clone());
-        }
-        let started =
-            Threads::start().map_err(|error| EngineError::Internal(format!("the system gives no thread: {error}")))?;
-        Ok(threads.insert(started).clone())
     }
 }
 
@@ -333,29 +438,31 @@ impl Step {
         limits: &EngineLimits,
         state: State,
         input: Input,
+        stopping: bool,
     ) -> Result<Self, EngineError> {
-        let at = OffsetDateTime::now_utc();
-        let advanced = advance(flow, facts, limits, state, input, at);
-        let mut step = Self { snapshot: to_json(&advanced.state)?, events: Vec::new(), advance: advanced, at };
-        let events = step.advance.events.iter().map(to_json).collect::<Result<Vec<Value>, _>>()?;
-        let levels = events.iter().chain([&step.snapshot]).map(json_levels).max().unwrap_or(0);
+        let moment = Moment { at: OffsetDateTime::now_utc(), stopping };
+        let step = Self::of(advance(flow, facts, limits, state, input, moment), moment.at)?;
+        let levels = step.events.iter().chain([&step.snapshot]).map(json_levels).max().unwrap_or(0);
         let detail = if levels > MAX_LEVELS {
-            Some(format!("a value of the run is nested more than about {MAX_LEVELS} levels deep"))
+            format!("a value of the run is nested more than about {MAX_LEVELS} levels deep")
         } else if json_bytes(&step.snapshot) > limits.snapshot_bytes {
-            Some(format!("the state of the run is larger than {} bytes", limits.snapshot_bytes))
+            format!("the state of the run is larger than {} bytes", limits.snapshot_bytes)
         } else {
-            None
+            return Ok(step);
         };
-        if let Some(detail) = detail {
-            let problem = Problem::new(Standard::Runtime, "", detail);
-            // What made the state so large is not recorded, only that it did.
-            step.advance = advance(flow, facts, limits, State::new(), Input::Abort(problem), at);
-            step.snapshot = to_json(&step.advance.state)?;
-            step.events = step.advance.events.iter().map(to_json).collect::<Result<_, _>>()?;
-        } else {
-            step.events = events;
-        }
-        Ok(step)
+        // What made the state so large is not recorded, only what was performed and that the run ends.
+        let events = step.advance.events;
+        let place = events.iter().rev().find_map(Event::place).map_or("", |place| &place.task);
+        let problem = Problem::new(Standard::Runtime, place, detail)
+            .with("hint", "keep less: 'output.as' and 'export.as' choose what the later tasks need");
+        let mut aborted = advance(flow, facts, limits, State::new(), Input::Abort(problem), moment);
+        aborted.events = events.into_iter().filter_map(Event::performed).chain(aborted.events).collect();
+        Self::of(aborted, moment.at)
+    }
+
+    fn of(advance: Advance, at: OffsetDateTime) -> Result<Self, EngineError> {
+        let events = advance.events.iter().map(to_json).collect::<Result<_, _>>()?;
+        Ok(Self { events, snapshot: to_json(&advance.state)?, advance, at })
     }
 
     /// The events as entries that follow the entry `last`.
@@ -373,21 +480,10 @@ fn read_snapshot(run: RunId, snapshot: Value) -> Result<State, EngineError> {
     let wrong = |reason: String| EngineError::Snapshot { run, reason };
     match snapshot.get("format").and_then(Value::as_u64) {
         Some(format) if format == u64::from(FORMAT) => {}
-        format => return Err(wrong(format!("its snapshot has the format {format:?}, this version reads {FORMAT}"))),
+        Some(format) => return Err(wrong(format!("its snapshot has format {format}, this version reads {FORMAT}"))),
+        None => return Err(wrong("its snapshot does not say its format".to_owned())),
     }
     serde_json::from_value(snapshot).map_err(|error| wrong(format!("its snapshot cannot be read: {error}")))
-}
-
-/// About how long a value is as JSON.
-fn json_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
-        Value::String(text) => text.len() + 2,
-        Value::Array(items) => 2 + items.iter().map(json_bytes).sum::<usize>(),
-        Value::Object(entries) => {
-            2 + entries.iter().map(|(key, value)| key.len() + 4 + json_bytes(value)).sum::<usize>()
-        }
-    }
 }
 
 /// How deep a value is nested.

@@ -34,6 +34,9 @@ pub enum Event {
         place: TaskPlace,
         /// Its input, transformed.
         input: Value,
+        /// What a `for` goes over.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        items: Option<Value>,
     },
     /// A task ended; for a step, [`Event::StepCompleted`] stands before it.
     TaskCompleted {
@@ -69,7 +72,8 @@ pub enum Event {
         /// With which connection, where one is named.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         connection: Option<ConnectionName>,
-        /// The same for every attempt.
+        /// The same for every attempt at one execution of the step. It is executed anew where a loop, `then` or
+        /// the retry of a `try` comes back to it after it completed.
         idempotency_key: String,
         /// The action's input.
         input: Value,
@@ -141,4 +145,74 @@ pub enum Event {
         /// The error.
         error: Value,
     },
+}
+
+impl Event {
+    /// About how many bytes it has as JSON.
+    pub(crate) fn bytes(&self) -> usize {
+        /// For the properties that hardly differ from one event to another.
+        const BASE: usize = 200;
+        let values: &[&Value] = match self {
+            Self::TaskStarted { input, items: Some(items), .. } => &[input, items],
+            Self::TaskStarted { input: value, .. }
+            | Self::StepStarted { input: value, .. }
+            | Self::TaskCompleted { output: value, .. }
+            | Self::StepCompleted { output: value, .. }
+            | Self::RunCompleted { output: value }
+            | Self::TaskFaulted { error: value, .. }
+            | Self::StepFaulted { error: value, .. }
+            | Self::ErrorCaught { error: value, .. }
+            | Self::RetryScheduled { error: value, .. }
+            | Self::RunFaulted { error: value } => &[value],
+            Self::RunStarted | Self::RunResumed | Self::TaskSkipped { .. } | Self::StepUncertain { .. } => &[],
+        };
+        let text = match self {
+            Self::StepCompleted { log, .. } => log.iter().map(|line| line.text.len() + 40).sum(),
+            Self::StepFaulted { backtrace: Some(backtrace), .. } => backtrace.len(),
+            _ => 0,
+        };
+        BASE + text + values.iter().map(|value| json_bytes(value)).sum::<usize>()
+    }
+
+    /// The same for the journal of a run that cannot go on with its values: what was performed, with the size of
+    /// an output in its place, and that the run began or was taken up. `None` for what was only computed.
+    pub(crate) fn performed(self) -> Option<Self> {
+        Some(match self {
+            Self::StepCompleted { place, attempt, output, log, stats } => {
+                let output = serde_json::json!({"omitted": json_bytes(&output)});
+                Self::StepCompleted { place, attempt, output, log, stats }
+            }
+            Self::RunStarted | Self::RunResumed | Self::StepUncertain { .. } | Self::StepFaulted { .. } => self,
+            _ => return None,
+        })
+    }
+
+    /// Which task it is about.
+    pub(crate) fn place(&self) -> Option<&TaskPlace> {
+        match self {
+            Self::TaskStarted { place, .. }
+            | Self::TaskCompleted { place, .. }
+            | Self::TaskSkipped { place }
+            | Self::TaskFaulted { place, .. }
+            | Self::StepStarted { place, .. }
+            | Self::StepCompleted { place, .. }
+            | Self::StepFaulted { place, .. }
+            | Self::StepUncertain { place, .. }
+            | Self::ErrorCaught { place, .. }
+            | Self::RetryScheduled { place, .. } => Some(place),
+            Self::RunStarted | Self::RunResumed | Self::RunCompleted { .. } | Self::RunFaulted { .. } => None,
+        }
+    }
+}
+
+/// About how long a value is as JSON.
+pub(crate) fn json_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 8,
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => 2 + items.iter().map(json_bytes).sum::<usize>(),
+        Value::Object(entries) => {
+            2 + entries.iter().map(|(key, value)| key.len() + 4 + json_bytes(value)).sum::<usize>()
+        }
+    }
 }

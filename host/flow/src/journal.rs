@@ -155,6 +155,8 @@ pub trait Journal: Send + Sync {
     async fn renew(&self, run: &RunId, lease: RunLease, ttl: std::time::Duration) -> Result<(), JournalError>;
     /// Appends; fails with [`JournalError::Fenced`] where the lease is not the newest.
     async fn append(&self, run: &RunId, lease: RunLease, append: Append<'_>) -> Result<(), JournalError>;
+    /// The entries with these numbers, in that order; what is not there is left out.
+    async fn entries(&self, run: &RunId, sequences: &[u64]) -> Result<Vec<Entry>, JournalError>;
     /// Gives the run back.
     async fn release(&self, run: &RunId, lease: RunLease) -> Result<(), JournalError>;
     /// The newest runs of a tenant, newest first.

@@ -12,6 +12,7 @@ pub mod journal;
 mod limits;
 mod problem;
 mod reducer;
+mod stop;
 #[cfg(test)]
 mod testing;
 mod threads;
@@ -22,3 +23,4 @@ pub use event::{Event, TaskPlace};
 pub use expression::ExpressionLimits;
 pub use journal::{Journal, JournalError};
 pub use limits::EngineLimits;
+pub use stop::Stop;

@@ -7,6 +7,8 @@ use crate::expression::ExpressionLimits;
 pub struct EngineLimits {
     /// How many entries the journal of one run may have.
     pub entries: u64,
+    /// How many bytes they may have together, about.
+    pub journal_bytes: u64,
     /// How many turns all the `for` loops of one run may take together.
     pub iterations: u64,
     /// How large the snapshot of one run may be, bytes as JSON.
@@ -19,6 +21,7 @@ impl Default for EngineLimits {
     fn default() -> Self {
         Self {
             entries: 100_000,
+            journal_bytes: 256 << 20,
             iterations: 100_000,
             snapshot_bytes: 32 << 20,
             expression: ExpressionLimits::default(),

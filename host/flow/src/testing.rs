@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::{
-    Event, Journal, JournalError,
+    Event, Journal, JournalError, Stop,
     journal::{Append, Entry, Loaded, RunLease, RunPhase, RunRecord},
 };
 
@@ -68,6 +68,10 @@ pub(crate) struct MemoryJournal {
     runs: Mutex<HashMap<RunId, Stored>>,
     /// After how many more appends the disk is full; `None` is never.
     pub(crate) appends_left: Mutex<Option<u64>>,
+    /// After how many refused appends there is room again; `None` is never.
+    pub(crate) refusals_left: Mutex<Option<u64>>,
+    /// How many bytes each append had.
+    pub(crate) appended: Mutex<Vec<usize>>,
     /// Counts the renewals of leases.
     pub(crate) renewed: tokio::sync::watch::Sender<u32>,
 }
@@ -107,6 +111,10 @@ impl MemoryJournal {
         self.runs.lock().unwrap()[run].snapshot.clone()
     }
 
+    fn is_full(&self) -> bool {
+        *self.appends_left.lock().unwrap() == Some(0)
+    }
+
     /// Another process takes the run over, whatever its lease.
     pub(crate) fn overtake(&self, run: &RunId) {
         self.runs.lock().unwrap().get_mut(run).unwrap().fence += 1;
@@ -138,6 +146,9 @@ impl Journal for MemoryJournal {
     }
 
     async fn renew(&self, run: &RunId, lease: RunLease, ttl: Duration) -> Result<(), JournalError> {
+        if self.is_full() {
+            return Err(JournalError::DiskFull);
+        }
         self.with(run, |stored| {
             Self::held(stored, run, lease)?;
             stored.until = Some(OffsetDateTime::now_utc() + ttl);
@@ -148,9 +159,21 @@ impl Journal for MemoryJournal {
     }
 
     async fn append(&self, run: &RunId, lease: RunLease, append: Append<'_>) -> Result<(), JournalError> {
-        if let Some(left) = self.appends_left.lock().unwrap().as_mut() {
-            *left = left.checked_sub(1).ok_or(JournalError::DiskFull)?;
+        if self.is_full() {
+            if let Some(refusals) = self.refusals_left.lock().unwrap().as_mut() {
+                *refusals -= 1;
+                if *refusals == 0 {
+                    *self.appends_left.lock().unwrap() = None;
+                }
+            }
+            return Err(JournalError::DiskFull);
         }
+        if let Some(left) = self.appends_left.lock().unwrap().as_mut() {
+            *left -= 1;
+        }
+        let length = |value: &Value| value.to_string().len();
+        let bytes = append.entries.iter().map(|entry| length(&entry.event)).sum::<usize>() + length(append.snapshot);
+        self.appended.lock().unwrap().push(bytes);
         self.with(run, |stored| {
             Self::held(stored, run, lease)?;
             for (entry, sequence) in append.entries.iter().zip(stored.entries.len() as u64 + 1..) {
@@ -162,6 +185,13 @@ impl Journal for MemoryJournal {
             stored.record.output = append.output.cloned();
             stored.record.error = append.error.cloned();
             Ok(())
+        })
+    }
+
+    async fn entries(&self, run: &RunId, sequences: &[u64]) -> Result<Vec<Entry>, JournalError> {
+        self.with(run, |stored| {
+            let entry = |sequence: &u64| stored.entries.get(usize::try_from(*sequence).unwrap() - 1).cloned();
+            Ok(sequences.iter().filter_map(entry).collect())
         })
     }
 
@@ -181,6 +211,12 @@ impl Journal for MemoryJournal {
     async fn history(&self, _: &TenantId, run: &RunId) -> Result<(RunRecord, Vec<Entry>), JournalError> {
         self.with(run, |stored| Ok((stored.record.clone(), stored.entries.clone())))
     }
+}
+
+/// Nobody asks a run to stop.
+pub(crate) fn no_stop() -> &'static Stop {
+    static NEVER: LazyLock<Stop> = LazyLock::new(Stop::default);
+    &NEVER
 }
 
 /// Whether nothing more will happen.

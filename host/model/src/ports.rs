@@ -31,7 +31,7 @@ pub struct ActionCall {
     pub connection: Option<ConnectionName>,
     /// The input.
     pub input: Value,
-    /// The same for every attempt of one step.
+    /// The same for every attempt at one execution of a step; a step that is performed anew has another one.
     pub idempotency_key: String,
 }
 

@@ -247,6 +247,26 @@ impl Journal for Store {
         .await
     }
 
+    async fn entries(&self, run: &RunId, sequences: &[u64]) -> Result<Vec<Entry>, JournalError> {
+        self.told(async {
+            let mut entries = Vec::new();
+            for sequence in sequences {
+                let found: Option<(i64, String)> =
+                    sqlx::query_as("SELECT at, event FROM run_entries WHERE run = ?1 AND sequence = ?2")
+                        .bind(run.to_string())
+                        .bind(signed(*sequence)?)
+                        .fetch_optional(&self.readers)
+                        .await?;
+                if let Some((at, event)) = found {
+                    let event = from_json("run's entry", &event)?;
+                    entries.push(Entry { sequence: *sequence, at: time(at)?, event });
+                }
+            }
+            Ok(entries)
+        })
+        .await
+    }
+
     async fn release(&self, run: &RunId, lease: RunLease) -> Result<(), JournalError> {
         self.told(async {
             let mut tx = self.write().await?;

@@ -1,6 +1,6 @@
 //! Expressions, templates and schemas of a source are compiled, with the place of every fault.
 
-use keyward_model::{Diagnostic, Span};
+use keyward_model::{Diagnostic, Span, schema};
 use serde_json::Value;
 
 use super::{
@@ -156,8 +156,8 @@ impl Compiler<'_> {
     }
 
     /// A JSON Schema. References are resolved within it only.
-    pub(super) fn schema(&mut self, schema: &Schema) -> Option<DataSchema> {
-        let node = match &schema.source {
+    pub(super) fn schema(&mut self, written: &Schema) -> Option<DataSchema> {
+        let node = match &written.source {
             SchemaSource::Inline(node) => node,
             SchemaSource::Resource(resource) => {
                 let hint = "write the schema in place, under 'document'";
@@ -165,22 +165,26 @@ impl Compiler<'_> {
                 return None;
             }
         };
-        let draft = match schema.format.as_ref().map(|format| format.value.as_str()) {
+        let draft = match written.format.as_ref().map(|format| format.value.as_str()) {
             None | Some("json" | "json:2020-12") => jsonschema::Draft::Draft202012,
             Some("json:2019-09") => jsonschema::Draft::Draft201909,
             Some("json:draft-07" | "json:7") => jsonschema::Draft::Draft7,
             Some(other) => {
-                let span = schema.format.as_ref().map_or(node.span, |format| format.span);
+                let span = written.format.as_ref().map_or(node.span, |format| format.span);
                 let hint = "use 'json', or 'json:2020-12', 'json:2019-09' or 'json:draft-07'";
                 self.diagnostics.push(unsupported(&format!("the schema format '{other}'"), span, hint));
                 return None;
             }
         };
         let source = node.to_value();
+        if let Err(error) = schema::cost(&source) {
+            self.diagnostics.push(Diagnostic::error("bad-schema", error.to_string(), Some(node.span)));
+            return None;
+        }
         // A pattern is matched in time linear in the text, and no reference leaves the schema.
         let validator = jsonschema::options()
             .with_draft(draft)
-            .with_pattern_options(jsonschema::PatternOptions::regex())
+            .with_pattern_options(jsonschema::PatternOptions::regex().size_limit(schema::MAX_PATTERN_BYTES))
             .offline()
             .build(&source);
         match validator {
@@ -188,7 +192,11 @@ impl Compiler<'_> {
             Err(error) => {
                 let text: String = error.to_string().chars().take(200).collect();
                 let message = format!("this is no JSON Schema: {text}");
-                self.diagnostics.push(Diagnostic::error("bad-schema", message, Some(node.span)));
+                let mut fault = Diagnostic::error("bad-schema", message, Some(node.span));
+                if text.ends_with("is not a \"regex\"") {
+                    fault = fault.hint("a pattern looks neither back nor around, and is of 64 KiB at most when compiled");
+                }
+                self.diagnostics.push(fault);
                 None
             }
         }

@@ -97,9 +97,21 @@ impl<'w> Lowering<'w, '_, '_> {
         let then = task.then.as_ref().map_or(Directive::Continue, |then| self.directive(then, siblings));
         let name = task.name.value.clone();
         let definition = task.definition.clone();
+        let of_input = |template: &Template| template.uses("input") || template.uses("task");
         // A task that cannot be lowered has left a fault, so the program is not used.
-        self.tasks[id.0 as usize] =
-            kind.map(|kind| TaskNode { name, pointer, definition, condition, input, output, export, then, kind });
+        self.tasks[id.0 as usize] = kind.map(|kind| {
+            let keeps_input = output.form.as_ref().is_some_and(of_input)
+                || export.form.as_ref().is_some_and(of_input)
+                || match &kind {
+                    Kind::For(for_loop) => {
+                        for_loop.condition.clone().map(Template::Expression).is_some_and(|c| of_input(&c))
+                    }
+                    // Its conditions and its next try look at it.
+                    Kind::Try(_) => true,
+                    _ => false,
+                };
+            TaskNode { name, pointer, definition, condition, input, output, export, then, kind, keeps_input }
+        });
         id
     }
 
@@ -297,6 +309,12 @@ impl<'w> Lowering<'w, '_, '_> {
                 None
             }
         });
+        if policy.count.is_none() && policy.total_time.is_none() {
+            let message = "this tries again for as long as it fails, without end";
+            let hint = "say how often with 'limit: {attempt: {count: 5}}', or how long with 'limit: {duration: PT1H}'";
+            let warning = Diagnostic::warning("unbounded-retry", message, Some(policy.span)).hint(hint);
+            self.compiler.diagnostics.push(warning);
+        }
         let (from, to) = jitter?;
         Some(Retry {
             when,

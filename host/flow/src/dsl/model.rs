@@ -276,6 +276,8 @@ pub enum RetryOrName {
 /// `retryPolicy`.
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
+    /// Where it stands.
+    pub span: Span,
     /// `when`.
     pub when: Option<Placed<String>>,
     /// `exceptWhen`.

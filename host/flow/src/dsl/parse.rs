@@ -335,7 +335,17 @@ impl Reader {
         });
         fields.end()?;
         let ((count, attempt_time), total_time) = limit.unwrap_or_default();
-        Some(RetryPolicy { when, except_when, delay, backoff, count, attempt_time, total_time, jitter })
+        Some(RetryPolicy {
+            span: node.span,
+            when,
+            except_when,
+            delay,
+            backoff,
+            count,
+            attempt_time,
+            total_time,
+            jitter,
+        })
     }
 
     fn backoff(&mut self, node: &Node) -> Option<Placed<Backoff>> {

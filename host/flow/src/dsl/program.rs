@@ -104,6 +104,8 @@ pub(crate) struct TaskNode {
     pub(crate) export: OutputForm,
     pub(crate) then: Directive,
     pub(crate) kind: Kind,
+    /// Whether `$input` or `$task` is looked at again once the task has begun.
+    pub(crate) keeps_input: bool,
 }
 
 /// Where it goes on after a task.

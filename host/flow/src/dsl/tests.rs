@@ -239,6 +239,81 @@ fn what_is_wrong_in_a_well_formed_flow_is_told_with_its_place() {
 }
 
 #[test]
+fn a_schema_that_would_take_for_ever_is_a_fault() {
+    let definitions: String = (0..40)
+        .map(|n| format!("d{n}: {{anyOf: [{{$ref: '#/$defs/d{0}'}}, {{$ref: '#/$defs/d{0}'}}]}}, ", n + 1))
+        .collect();
+    let source = flow(&format!(
+        "do: []\ninput: {{schema: {{document: {{$ref: '#/$defs/d0', $defs: {{{definitions}d40: {{}}}}}}}}}}"
+    ));
+    let faults = check(&source).unwrap_err();
+    assert_eq!((faults[0].code, faults.len()), ("bad-schema", 1));
+    assert!(faults[0].message.starts_with("this schema refers to itself too often"), "{}", faults[0].message);
+    // A pattern that is short as written and long as compiled.
+    let large = flow("do: []\ninput: {schema: {document: {pattern: '^((a?){100}){1000}$'}}}");
+    assert_eq!(check(&large).unwrap_err()[0].code, "bad-schema");
+    for pattern in ["^[a-z0-9-]{1,64}$", "^[\\w.+-]+@[\\w-]+\\.[\\w.]+$", "^\\d{4}-\\d{2}-\\d{2}$", "^\\p{L}+$"] {
+        let source = flow(&format!("do: []\ninput: {{schema: {{document: {{pattern: '{pattern}'}}}}}}"));
+        assert!(check(&source).is_ok(), "{pattern}: {}", shown(&source, &check(&source).unwrap_err()));
+    }
+}
+
+#[test]
+fn a_retry_without_end_is_a_warning() {
+    for (retry, warned) in [
+        ("{}", true),
+        ("{delay: PT1S}", true),
+        ("{limit: {attempt: {duration: PT1S}}}", true),
+        ("{limit: {attempt: {count: 1}}}", false),
+        ("{limit: {duration: PT1H}}", false),
+        ("r", true),
+        ("s", false),
+    ] {
+        let source = flow(&format!(
+            "do: [{{t: {{try: [], catch: {{retry: {retry}}}}}}}]\nuse: {{retries: {{r: {{delay: PT1S}}, s: {{limit: {{duration: PT1S}}}}}}}}"
+        ));
+        let (_, warnings) = check(&source).unwrap();
+        let codes: Vec<_> = warnings.iter().map(|warning| warning.code).collect();
+        // The policy `r` is without end, whoever uses it, and is told once.
+        let own = usize::from(warned && retry != "r");
+        assert_eq!(codes, vec!["unbounded-retry"; 1 + own], "{retry}");
+    }
+}
+
+/// The flows that people are shown, with what is odd about them: nothing.
+#[test]
+fn every_flow_in_the_documents_and_examples_can_be_run() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let texts = |folder: &str, extension: &str| -> Vec<(PathBuf, String)> {
+        let files = fs::read_dir(root.join(folder)).unwrap().map(|file| file.unwrap().path());
+        let files = files.filter(|file| file.extension().is_some_and(|found| found == extension));
+        files.map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
+    };
+    let mut count = 0;
+    let mut good = |place: &PathBuf, source: &str| {
+        count += 1;
+        match check(source) {
+            Ok((_, warnings)) if warnings.is_empty() => {}
+            Ok((_, faults)) | Err(faults) => panic!("{}: {}", place.display(), shown(source, &faults)),
+        }
+    };
+    for (place, source) in texts("examples", "yaml") {
+        good(&place, &source);
+    }
+    for (place, text) in texts("docs", "md") {
+        for block in text.split("```yaml\n").skip(1) {
+            let block = block.split("```").next().unwrap();
+            // A part of a flow stands in one that is whole.
+            match block.starts_with("document:") {
+                true => good(&place, block),
+                false => good(&place, &flow(&format!("do:\n{block}"))),
+            }
+        }
+    }
+    assert!(count >= 3, "{count}");
+}
+
+#[test]
 fn the_document_has_a_known_version_and_good_names() {
     let document = |dsl: &str, namespace: &str, name: &str, version: &str| {
         format!("document: {{dsl: {dsl}, namespace: {namespace}, name: {name}, version: {version}}}\ndo: []")

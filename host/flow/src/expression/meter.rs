@@ -19,6 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// The stack of a thread on which flows are checked and expressions evaluated.
 const STACK_BYTES: usize = 64 << 20;
 /// How much of it jaq may use. The rest is for what does not tick: dropping nested values and iterators,
@@ -38,11 +40,16 @@ pub(crate) enum Stop {
     Depth,
 }
 
+/// How long an evaluation may take on the clock on the wall.
+pub(crate) const MAX_WALL_TIME: Duration = Duration::from_secs(60);
+
 /// The bounds of one evaluation.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Meter {
-    /// How long it may take.
+    /// How long its thread may compute.
     pub(crate) time: Duration,
+    /// How long it may take on the clock on the wall.
+    pub(crate) wall_time: Duration,
     /// How many bytes all values that it makes may have together.
     pub(crate) bytes: u64,
     /// The time that `now` gives, seconds since 1970.
@@ -55,7 +62,9 @@ const STACK_PER_VALUE: usize = 160;
 
 struct Gauge {
     active: Cell<bool>,
-    deadline: Cell<Option<Instant>>,
+    /// In the time that this thread has computed.
+    deadline: Cell<Duration>,
+    wall_deadline: Cell<Option<Instant>>,
     ticks: Cell<u32>,
     bytes: Cell<u64>,
     alive: Cell<i64>,
@@ -68,7 +77,8 @@ thread_local! {
     static GAUGE: Gauge = const {
         Gauge {
             active: Cell::new(false),
-            deadline: Cell::new(None),
+            deadline: Cell::new(Duration::ZERO),
+            wall_deadline: Cell::new(None),
             ticks: Cell::new(0),
             bytes: Cell::new(0),
             alive: Cell::new(0),
@@ -85,7 +95,8 @@ impl Meter {
     /// `Err` says which bound it passed, or that jaq panicked.
     pub(crate) fn run<T>(self, work: impl FnOnce() -> T) -> Result<T, Option<Stop>> {
         GAUGE.with(|gauge| {
-            gauge.deadline.set(Some(Instant::now() + self.time));
+            gauge.deadline.set(computed() + self.time);
+            gauge.wall_deadline.set(Some(Instant::now() + self.wall_time));
             gauge.ticks.set(0);
             gauge.bytes.set(self.bytes);
             gauge.alive.set(0);
@@ -98,6 +109,11 @@ impl Meter {
             result.map_err(|payload: Box<dyn Any + Send>| payload.downcast_ref::<Stop>().copied())
         })
     }
+}
+
+/// How long this thread has had a processor.
+fn computed() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 /// Where the stack is now: the address of a local variable.
@@ -126,7 +142,10 @@ pub(crate) fn tick() {
             stop(Stop::Depth);
         }
         // Reading the clock costs more than a step, so it is read now and then.
-        if ticks.is_multiple_of(256) && gauge.deadline.get().is_some_and(|deadline| Instant::now() > deadline) {
+        if ticks.is_multiple_of(256)
+            && (computed() > gauge.deadline.get()
+                || gauge.wall_deadline.get().is_some_and(|deadline| Instant::now() > deadline))
+        {
             stop(Stop::Time);
         }
     });

@@ -40,11 +40,12 @@ const MAX_OUTPUT_LEVELS: usize = 100;
 /// What the evaluation of one expression may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpressionLimits {
-    /// How long it may take.
+    /// How long it may compute. The clock on the wall may show more, by a minute at the most: a process
+    /// that is stopped for a while, or gets no processor, is not the expression's fault.
     pub time: Duration,
     /// How many bytes all the values that it makes may have together.
     pub memory_bytes: u64,
-    /// How many bytes its result may have as JSON.
+    /// How many bytes its result may have as JSON; for all the expressions of one value together.
     pub output_bytes: usize,
 }
 
@@ -154,6 +155,11 @@ impl Expression {
         Ok(Self { source: source.into(), filter: Arc::new(filter), variables: variables.into() })
     }
 
+    /// Whether it uses a variable, named without `$`.
+    pub(crate) fn uses(&self, variable: &str) -> bool {
+        self.variables.iter().any(|used| used == variable)
+    }
+
     /// Its text.
     pub(crate) fn source(&self) -> &str {
         &self.source
@@ -161,9 +167,20 @@ impl Expression {
 
     /// The value for `input`; `null` where it gives none.
     pub(crate) fn evaluate(&self, input: &Value, evaluation: &Evaluation<'_>) -> Result<Value, Failure> {
+        self.evaluate_within(input, evaluation, &mut { evaluation.limits.output_bytes })
+    }
+
+    /// The same, where the result may have `bytes_left`, from which it is taken.
+    fn evaluate_within(
+        &self,
+        input: &Value,
+        evaluation: &Evaluation<'_>,
+        bytes_left: &mut usize,
+    ) -> Result<Value, Failure> {
         let limits = evaluation.limits;
         let meter = Meter {
             time: limits.time,
+            wall_time: meter::MAX_WALL_TIME,
             bytes: limits.memory_bytes,
             now: evaluation.now.unix_timestamp_nanos() as f64 / 1e9,
         };
@@ -185,13 +202,18 @@ impl Expression {
             if outputs.next().is_some() {
                 return Err(Failure::Many);
             }
-            let mut room = Room { bytes: limits.output_bytes, levels: MAX_OUTPUT_LEVELS };
-            json::from_jq(value.val(), &mut room).map_err(|too_much| {
+            let mut room = Room { bytes: *bytes_left, levels: MAX_OUTPUT_LEVELS };
+            let result = json::from_jq(value.val(), &mut room).map_err(|too_much| {
                 Failure::Stopped(match too_much {
+                    TooMuch::Bytes if *bytes_left < limits.output_bytes => {
+                        format!("with it the results are together larger than {} bytes", limits.output_bytes)
+                    }
                     TooMuch::Bytes => format!("its result is larger than {} bytes", limits.output_bytes),
                     TooMuch::Levels => format!("its result is nested more than {MAX_OUTPUT_LEVELS} levels deep"),
                 })
-            })
+            })?;
+            *bytes_left = room.bytes;
+            Ok(result)
         });
         result.unwrap_or_else(|stop| {
             Err(Failure::Stopped(match stop {

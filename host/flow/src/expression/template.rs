@@ -31,7 +31,8 @@ pub(crate) enum TextPart {
 }
 
 impl Template {
-    /// The value with every expression replaced by what it gives for `input`.
+    /// The value with every expression replaced by what it gives for `input`. All of them together may give as
+    /// much as one alone.
     ///
     /// `Err` holds the expression that failed.
     pub(crate) fn evaluate<'t>(
@@ -39,8 +40,31 @@ impl Template {
         input: &Value,
         evaluation: &Evaluation<'_>,
     ) -> Result<Value, (&'t Expression, Failure)> {
-        let value_of = |expression: &'t Expression| {
-            expression.evaluate(input, evaluation).map_err(|failure| (expression, failure))
+        self.fill(input, evaluation, &mut { evaluation.limits.output_bytes })
+    }
+
+    /// Whether an expression in it uses a variable, named without `$`.
+    pub(crate) fn uses(&self, variable: &str) -> bool {
+        match self {
+            Self::Literal(_) => false,
+            Self::Expression(expression) => expression.uses(variable),
+            Self::Text(parts) => parts.iter().any(|part| match part {
+                TextPart::Literal(_) => false,
+                TextPart::Expression(expression) => expression.uses(variable),
+            }),
+            Self::List(items) => items.iter().any(|item| item.uses(variable)),
+            Self::Object(entries) => entries.iter().any(|(_, value)| value.uses(variable)),
+        }
+    }
+
+    fn fill<'t>(
+        &'t self,
+        input: &Value,
+        evaluation: &Evaluation<'_>,
+        bytes_left: &mut usize,
+    ) -> Result<Value, (&'t Expression, Failure)> {
+        let mut value_of = |expression: &'t Expression| {
+            expression.evaluate_within(input, evaluation, bytes_left).map_err(|failure| (expression, failure))
         };
         Ok(match self {
             Self::Literal(value) => value.clone(),
@@ -60,13 +84,13 @@ impl Template {
                 Value::String(text)
             }
             Self::List(items) => {
-                let items = items.iter().map(|item| item.evaluate(input, evaluation));
+                let items = items.iter().map(|item| item.fill(input, evaluation, bytes_left));
                 Value::Array(items.collect::<Result<_, _>>()?)
             }
             Self::Object(entries) => {
                 let mut object = serde_json::Map::new();
                 for (key, value) in entries {
-                    object.insert(key.clone(), value.evaluate(input, evaluation)?);
+                    object.insert(key.clone(), value.fill(input, evaluation, bytes_left)?);
                 }
                 Value::Object(object)
             }

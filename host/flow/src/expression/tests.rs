@@ -21,6 +21,38 @@ fn evaluate(source: &str, input: &Value) -> Result<Value, Failure> {
 }
 
 #[test]
+fn time_in_which_the_thread_has_no_processor_does_not_count() {
+    let time = Duration::from_millis(100);
+    let ticks = || (0..10_000).for_each(|_| meter::tick());
+    let meter = Meter { time, wall_time: meter::MAX_WALL_TIME, bytes: 0, now: 0.0 };
+    let stopped = || {
+        ticks();
+        std::thread::sleep(time * 3);
+        ticks();
+    };
+    assert_eq!(meter.run(stopped), Ok(()));
+    let busy = || loop {
+        ticks();
+    };
+    assert_eq!(meter.run(busy), Err::<(), _>(Some(Stop::Time)));
+    // But not without end.
+    let meter = Meter { wall_time: time, ..meter };
+    assert_eq!(meter.run(stopped), Err(Some(Stop::Time)));
+}
+
+#[test]
+fn the_results_in_one_value_are_bounded_together() {
+    let part = || Template::Expression(Expression::compile("\"x\" * 400", &[]).unwrap());
+    let limits = ExpressionLimits { output_bytes: 1_000, ..ExpressionLimits::default() };
+    let variable = |_: &str| Value::Null;
+    let evaluation = Evaluation { variable: &variable, limits, now: OffsetDateTime::UNIX_EPOCH };
+    let list = |count: usize| Template::List((0..count).map(|_| part()).collect());
+    assert!(list(2).evaluate(&Value::Null, &evaluation).is_ok());
+    let (_, failure) = list(3).evaluate(&Value::Null, &evaluation).unwrap_err();
+    assert_eq!(failure.to_string(), "with it the results are together larger than 1000 bytes");
+}
+
+#[test]
 fn values_are_those_of_jq() {
     let run = || {
         for (source, input, output) in [

@@ -49,8 +49,9 @@ impl<'s> Scene<'s> {
     }
 
     pub(super) fn of_frame(task: &'s TaskNode, frame: &'s Frame) -> Self {
-        let raw = frame.raw.as_ref().unwrap_or(&frame.input);
-        Self { input: Some(&frame.input), ..Self::of_task(task, raw, frame.started_at) }
+        let input = &frame.input.value;
+        let raw = frame.raw.as_ref().unwrap_or(input);
+        Self { input: Some(input), ..Self::of_task(task, raw, frame.started_at) }
     }
 }
 
@@ -113,7 +114,7 @@ impl Machine<'_> {
             return value.clone();
         }
         match name {
-            "context" => self.state.context.clone(),
+            "context" => self.context().clone(),
             "input" => or_null(scene.input),
             "output" => or_null(scene.output),
             "runtime" => json!({"name": "keyward", "version": env!("CARGO_PKG_VERSION"), "metadata": {}}),
@@ -143,7 +144,7 @@ impl Machine<'_> {
         self.state.frames.iter().rev().find_map(|frame| match (&self.program.task(frame.task?).kind, &frame.body) {
             (Kind::For(for_loop), Body::Loop { items, index, .. }) => {
                 if for_loop.each == name {
-                    items.get(*index as usize).cloned()
+                    items.value.get(*index as usize).cloned()
                 } else if for_loop.at == name {
                     Some(Value::from(*index))
                 } else {

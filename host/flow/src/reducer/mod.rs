@@ -42,6 +42,8 @@ use crate::{
 
 /// After how many entries the journal is written even where nothing has to be waited for.
 const ENTRIES_AT_ONCE: usize = 256;
+/// The same in bytes: one append is held in memory whole.
+const BYTES_AT_ONCE: u64 = 4 << 20;
 
 /// What does not change over a run.
 #[derive(Debug, Clone)]
@@ -110,16 +112,26 @@ pub(crate) struct Advance {
     pub(crate) next: Next,
 }
 
-/// Goes from `state` with `input` as far as nothing has to be waited for. `at` is now.
+/// When something happens, and whether anything is to follow from it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// Now.
+    pub(crate) at: OffsetDateTime,
+    /// Whether to stop before the next task.
+    pub(crate) stopping: bool,
+}
+
+/// Goes from `state` with `input` as far as nothing has to be waited for.
 pub(crate) fn advance(
     flow: &Flow,
     run: &RunFacts,
     limits: &EngineLimits,
     state: State,
     input: Input,
-    at: OffsetDateTime,
+    moment: Moment,
 ) -> Advance {
-    Machine { program: flow.program(), run, limits, at, state, events: Vec::new() }.go(input)
+    let Moment { at, stopping } = moment;
+    Machine { program: flow.program(), run, limits, at, stopping, state, events: Vec::new(), bytes: 0 }.go(input)
 }
 
 /// An error on its way to whoever catches it.
@@ -128,6 +140,8 @@ struct Fault {
     /// Where it was raised, as long as that is not recorded.
     place: Option<TaskPlace>,
     reach: Reach,
+    /// The step that failed, where it is one that a `try` may come to again.
+    step: Option<FailedStep>,
 }
 
 /// Who may catch an error.
@@ -148,8 +162,11 @@ struct Machine<'r> {
     run: &'r RunFacts,
     limits: &'r EngineLimits,
     at: OffsetDateTime,
+    stopping: bool,
     state: State,
     events: Vec<Event>,
+    /// How many bytes the events have, about.
+    bytes: u64,
 }
 
 impl<'r> Machine<'r> {
@@ -162,12 +179,18 @@ impl<'r> Machine<'r> {
                     let detail = format!("the run has more than {} entries", self.limits.entries);
                     Err(self.abort(Problem::new(Standard::Runtime, "", detail)))
                 }
-                Ok(None) if self.events.len() >= ENTRIES_AT_ONCE => break Next::Proceed,
+                Ok(None) if self.state.bytes + self.bytes > self.limits.journal_bytes => {
+                    let detail = format!("the journal of the run is larger than {} bytes", self.limits.journal_bytes);
+                    Err(self.abort(Problem::new(Standard::Runtime, "", detail)))
+                }
+                Ok(None) if self.stopping => break Next::Proceed,
+                Ok(None) if self.events.len() >= ENTRIES_AT_ONCE || self.bytes >= BYTES_AT_ONCE => break Next::Proceed,
                 Ok(None) => self.turn(),
                 Err(fault) => self.raise(*fault),
             };
         };
         self.state.entries += self.events.len() as u64;
+        self.state.bytes += self.bytes;
         Advance { state: self.state, events: self.events, next }
     }
 
@@ -176,43 +199,51 @@ impl<'r> Machine<'r> {
             Input::Start => self.begin(),
             Input::Proceed => Ok(None),
             Input::Resume => {
-                self.events.push(Event::RunResumed);
+                self.record(Event::RunResumed);
+                self.renew_deadlines();
                 match self.state.frames.last().map(|frame| &frame.body) {
                     Some(Body::Call { .. }) => self.repeat_call(),
-                    Some(Body::Attempt(Attempt { until: Some(until), .. })) if *until > self.at => {
-                        Ok(Some(Next::Wait(*until)))
-                    }
-                    Some(Body::Attempt(Attempt { until: Some(_), .. })) => self.try_again(),
-                    _ => Ok(None),
+                    _ => self.wake(),
                 }
             }
             Input::Completed(outcome) => self.call_completed(*outcome),
             Input::Failed(error) => self.call_failed(&error),
             Input::Expired => self.call_expired(),
-            Input::Woken => self.try_again(),
+            Input::Woken => self.wake(),
             Input::Abort(problem) => Err(self.abort(problem)),
         }
     }
 
     fn abort(&self, problem: Problem) -> Box<Fault> {
-        Box::new(Fault { error: problem.into_value(), place: None, reach: Reach::Nobody })
+        Box::new(Fault { error: problem.into_value(), place: None, reach: Reach::Nobody, step: None })
+    }
+
+    /// Something happened; the number of its entry.
+    fn record(&mut self, event: Event) -> u64 {
+        self.bytes += event.bytes() as u64;
+        self.events.push(event);
+        self.state.entries + self.events.len() as u64
     }
 
     /// The input of the flow is transformed and its first task comes next.
     fn begin(&mut self) -> Turn {
-        self.events.push(Event::RunStarted);
+        self.record(Event::RunStarted);
         let form = &self.program.input;
         let raw = &self.run.input;
         if let Some(schema) = &form.schema {
             schema.check(raw).map_err(|detail| self.invalid("/input/schema", detail))?;
         }
         let input = match &form.from {
-            Some(template) => self.evaluate(template, raw, &Scene::of_flow("/input/from"))?,
+            Some(template) => {
+                let input = self.evaluate(template, raw, &Scene::of_flow("/input/from"))?;
+                self.state.context = Some(input.clone());
+                input
+            }
             None => raw.clone(),
         };
-        self.state.context = input.clone();
-        let body = Body::Sequence(Cursor::new(self.program.root, input.clone()));
-        self.state.frames.push(Frame { task: None, raw: None, input, started_at: self.at, body });
+        let body = Body::Sequence(Cursor::new(self.program.root, input));
+        let nothing = Kept::here(Value::Null);
+        self.state.frames.push(Frame { task: None, raw: None, input: nothing, started_at: self.at, body });
         Ok(None)
     }
 
@@ -223,18 +254,17 @@ impl<'r> Machine<'r> {
             return Err(self.abort(Problem::new(Standard::Runtime, "", "the run is in no state to go on")));
         };
         match self.program.list(cursor.list).get(cursor.at as usize) {
-            Some(task) => self.start(*task),
+            Some(task) => {
+                self.in_time(&self.program.task(*task).pointer)?;
+                self.start(*task)
+            }
             None => self.end_list(),
         }
     }
 
     /// The innermost list has ended.
     fn end_list(&mut self) -> Turn {
-        if let Some(Body::Loop { items, index, .. }) = self.state.frames.last_mut().map(|frame| &mut frame.body) {
-            // An item that had its turn is not looked at again, and the snapshot is written often.
-            if let Some(item) = items.get_mut(*index as usize) {
-                *item = Value::Null;
-            }
+        if let Some(Body::Loop { index, .. }) = self.state.frames.last_mut().map(|frame| &mut frame.body) {
             *index += 1;
             return self.turn_loop();
         }
@@ -255,7 +285,10 @@ impl<'r> Machine<'r> {
             Body::Call { arguments, .. } => (arguments, None),
         };
         match task {
-            Some(task) => self.complete(Ended { task, raw, input, started_at, then, recorded: false }, data),
+            Some(task) => {
+                let ended = Ended { task, raw, input: input.value, started_at, then, recorded: false };
+                self.complete(ended, data)
+            }
             None => self.finish(data),
         }
     }
@@ -278,16 +311,16 @@ impl<'r> Machine<'r> {
         }
         if let Some(template) = &task.export.form {
             let context = self.evaluate(template, output, &Scene { output: Some(output), ..scene })?;
-            self.state.context = context;
+            self.state.context = Some(context);
         }
         if let Some(schema) = &task.export.schema {
-            let checked = schema.check(&self.state.context);
+            let checked = schema.check(self.context());
             checked.map_err(|detail| self.invalid(&task.pointer, format!("exported context: {detail}")))?;
         }
         let output = output.clone();
         if !ended.recorded || task.output.form.is_some() {
             let place = self.place(&task.pointer);
-            self.events.push(Event::TaskCompleted { place, output: output.clone() });
+            self.record(Event::TaskCompleted { place, output: output.clone() });
         }
         self.follow(ended.then.unwrap_or(task.then), output)
     }
@@ -324,7 +357,7 @@ impl<'r> Machine<'r> {
         if let Some(schema) = &form.schema {
             schema.check(&output).map_err(|detail| self.invalid("/output/schema", detail))?;
         }
-        self.events.push(Event::RunCompleted { output: output.clone() });
+        self.record(Event::RunCompleted { output: output.clone() });
         Ok(Some(Next::Completed(output)))
     }
 
@@ -337,8 +370,14 @@ impl<'r> Machine<'r> {
         TaskPlace { task: pointer.to_owned(), iteration: self.state.frames.iter().filter_map(index).collect() }
     }
 
+    /// `$context`.
+    fn context(&self) -> &Value {
+        self.state.context.as_ref().unwrap_or(&self.run.input)
+    }
+
     fn fault(&self, problem: Problem, pointer: &str) -> Box<Fault> {
-        Box::new(Fault { error: problem.into_value(), place: Some(self.place(pointer)), reach: Reach::Any })
+        let place = Some(self.place(pointer));
+        Box::new(Fault { error: problem.into_value(), place, reach: Reach::Any, step: None })
     }
 
     fn invalid(&self, pointer: &str, detail: impl Into<String>) -> Box<Fault> {

@@ -38,10 +38,9 @@ fn drive_with(rest: &str, input: Value, limits: EngineLimits, mut answer: impl F
     };
     let (mut state, mut step) = (State::new(), Input::Start);
     loop {
-        let advanced = advance(&flow, &run, &limits, state, step, drive.at);
+        let advanced = advance(&flow, &run, &limits, state, step, moment(drive.at));
         drive.events.extend(advanced.events);
-        let snapshot = serde_json::to_value(&advanced.state).unwrap();
-        state = serde_json::from_value(snapshot).unwrap();
+        state = read_back(&advanced.state, &drive.events);
         assert_eq!(state, advanced.state, "the snapshot does not read back");
         step = match advanced.next {
             Next::Proceed => Input::Proceed,
@@ -69,6 +68,20 @@ fn drive_with(rest: &str, input: Value, limits: EngineLimits, mut answer: impl F
             }
         };
     }
+}
+
+fn moment(at: OffsetDateTime) -> Moment {
+    Moment { at, stopping: false }
+}
+
+/// The state as it is after a snapshot of it was written and read.
+fn read_back(state: &State, events: &[Event]) -> State {
+    let mut state: State = serde_json::from_value(serde_json::to_value(state).unwrap()).unwrap();
+    for (entry, part, value) in state.recorded() {
+        let event = serde_json::to_value(&events[usize::try_from(entry).unwrap() - 1]).unwrap();
+        *value = part.of(&event).unwrap().clone();
+    }
+    state
 }
 
 fn drive(rest: &str, input: Value, answer: impl FnMut(&Invocation) -> Answer) -> Drive {
@@ -118,7 +131,7 @@ impl Drive {
         };
         let seconds = |at: OffsetDateTime| (at - self.started_at).as_seconds_f64();
         let line = |event: &Event| match event {
-            Event::TaskStarted { place: at, input } => format!("task-started {} {input}", place(at)),
+            Event::TaskStarted { place: at, input, .. } => format!("task-started {} {input}", place(at)),
             Event::TaskCompleted { place: at, output } => format!("task-completed {} {output}", place(at)),
             Event::TaskSkipped { place: at } => format!("task-skipped {}", place(at)),
             Event::TaskFaulted { place: at, error } => format!("task-faulted {} {}", place(at), error["type"]),
@@ -268,6 +281,12 @@ fn a_retry_waits_as_its_policy_says_and_keeps_the_key() {
         ("{delay: '${ .pause }', limit: {attempt: {count: 1}}}", vec![90.0]),
         ("{delay: PT3S, limit: {duration: PT10S}}", vec![3.0, 3.0, 3.0]),
         ("{limit: {attempt: {count: 2}}}", vec![0.0, 0.0]),
+        // Without a delay the first retries come at once, and then it waits longer and longer.
+        ("{limit: {attempt: {count: 7}}}", vec![0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0]),
+        (
+            "{backoff: {exponential: {}}, limit: {attempt: {count: 11}}}",
+            vec![0.0, 0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0],
+        ),
         (
             "{delay: PT1S, when: '$error.status == 503 and .pause', exceptWhen: '$error.status == 500', limit: {attempt: {count: 1}}}",
             vec![1.0],
@@ -296,6 +315,65 @@ fn a_retry_waits_as_its_policy_says_and_keeps_the_key() {
         let attempts: Vec<u32> = b.iter().map(|call| call.attempt).collect();
         assert_eq!(attempts, (1..=attempts.len() as u32).collect::<Vec<_>>(), "{retry}");
     }
+}
+
+#[test]
+fn a_retry_performs_a_completed_step_anew_and_a_failed_one_as_another_attempt() {
+    // `b` fails, then `c`: by then `b` has completed.
+    let rest = "do: [{t: {try: [{a: {call: x.a}}, {b: {call: x.b}}, {c: {call: x.c}}], catch: {retry: {delay: PT1S, limit: {attempt: {count: 5}}}}}}]";
+    let mut calls = 0;
+    let drive = drive(rest, json!({}), |invocation| {
+        calls += 1;
+        match (invocation.action.action.as_str(), calls) {
+            ("b", 2) | ("c", 5) => Err(Box::new(unavailable())),
+            _ => Ok(json!({})),
+        }
+    });
+    drive.output();
+    let made = |call: &Invocation| (call.action.action.as_str().to_owned(), call.attempt);
+    let made: Vec<_> = drive.invocations.iter().map(made).collect();
+    let expected = [("a", 1), ("b", 1), ("a", 1), ("b", 2), ("c", 1), ("a", 1), ("b", 1), ("c", 2)];
+    assert_eq!(made, expected.map(|(name, attempt)| (name.to_owned(), attempt)));
+    let key = |index: usize| drive.invocations[index].idempotency_key.as_str();
+    assert_eq!((key(1), key(4)), (key(3), key(7)), "the attempts at one execution have one key");
+    let distinct: std::collections::BTreeSet<_> = [0, 1, 2, 4, 5, 6].map(key).into();
+    assert_eq!(distinct.len(), 6, "what is performed anew has a key of its own");
+}
+
+#[test]
+fn the_time_of_a_try_bounds_the_waiting_inside() {
+    let rest = "do: [{o: {try: [{i: {try: [{a: {call: x.a}}], catch: {retry: {delay: PT8S, limit: {attempt: {count: 3}}}}}}], catch: {errors: {with: {status: 408}}, retry: {limit: {attempt: {count: 1, duration: PT1S}}}, do: [{late: {set: {s: '${ $error.status }'}}}]}}}]";
+    let drive = drive(rest, json!({}), |_| Err(Box::new(unavailable())));
+    assert_eq!(drive.output(), &json!({"s": 408}));
+    // Two tries of a second each, and one call in each of them.
+    let took = drive.at - drive.started_at;
+    assert!((2.0..2.1).contains(&took.as_seconds_f64()), "{took}");
+    assert_eq!(drive.invocations.len(), 2, "{}", drive.history());
+}
+
+#[test]
+fn nothing_begins_in_a_try_whose_time_is_up() {
+    // Each invocation takes a millisecond.
+    let rest = "do: [{t: {try: [{a: {call: x.a}}, {b: {call: x.b}}], catch: {retry: {limit: {attempt: {count: 1, duration: {milliseconds: 1}}}}}}}]";
+    let drive = drive(rest, json!({}), |invocation| match invocation.action.action.as_str() {
+        "a" => Ok(json!({})),
+        other => panic!("{other} was invoked"),
+    });
+    assert_eq!((&drive.error()["status"], drive.invocations.len()), (&json!(408), 2));
+}
+
+#[test]
+fn a_try_that_is_taken_up_again_has_its_whole_time() {
+    let source =
+        flow("do: [{t: {try: [{a: {call: x.a}}], catch: {retry: {limit: {attempt: {count: 1, duration: PT5S}}}}}}]");
+    let (flow, _) = check(&source).unwrap();
+    let run = RunFacts { id: RunId::new(), input: json!({}), started_at: begin_of_time() };
+    let limits = EngineLimits::default();
+    let (at, later) = (begin_of_time(), begin_of_time() + time::Duration::hours(1));
+    let begun = advance(&flow, &run, &limits, State::new(), Input::Start, moment(at));
+    let resumed = advance(&flow, &run, &limits, begun.state, Input::Resume, moment(later));
+    let Next::Invoke(invocation) = resumed.next else { panic!("{:?}", resumed.next) };
+    assert_eq!((invocation.attempt, invocation.deadline), (2, Some(later + time::Duration::seconds(5))));
 }
 
 #[test]
@@ -424,8 +502,8 @@ fn an_uncertain_attempt_is_made_again_or_faults_as_the_task_says() {
         let (flow, _) = check(&source).unwrap_or_else(|faults| panic!("{}", shown(&source, &faults)));
         let run = RunFacts { id: RunId::new(), input: json!({}), started_at: begin_of_time() };
         let limits = EngineLimits::default();
-        let begun = advance(&flow, &run, &limits, State::new(), Input::Start, begin_of_time());
-        let resumed = advance(&flow, &run, &limits, begun.state, Input::Resume, begin_of_time());
+        let begun = advance(&flow, &run, &limits, State::new(), Input::Start, moment(begin_of_time()));
+        let resumed = advance(&flow, &run, &limits, begun.state, Input::Resume, moment(begin_of_time()));
         (begun.next, resumed)
     };
     let (first, again) = resume("");
@@ -454,13 +532,13 @@ fn a_wait_that_was_interrupted_lasts_only_the_rest() {
     let run = RunFacts { id: RunId::new(), input: json!({}), started_at: begin_of_time() };
     let limits = EngineLimits::default();
     let at = begin_of_time();
-    let begun = advance(&flow, &run, &limits, State::new(), Input::Start, at);
-    let failed = advance(&flow, &run, &limits, begun.state, Input::Failed(Box::new(unavailable())), at);
+    let begun = advance(&flow, &run, &limits, State::new(), Input::Start, moment(at));
+    let failed = advance(&flow, &run, &limits, begun.state, Input::Failed(Box::new(unavailable())), moment(at));
     let until = at + time::Duration::seconds(60);
     assert_eq!(failed.next, Next::Wait(until));
-    let early = advance(&flow, &run, &limits, failed.state, Input::Resume, at + time::Duration::seconds(50));
+    let early = advance(&flow, &run, &limits, failed.state, Input::Resume, moment(at + time::Duration::seconds(50)));
     assert_eq!(early.next, Next::Wait(until));
-    let late = advance(&flow, &run, &limits, early.state, Input::Resume, at + time::Duration::seconds(70));
+    let late = advance(&flow, &run, &limits, early.state, Input::Resume, moment(at + time::Duration::seconds(70)));
     assert!(matches!(late.next, Next::Invoke(_)));
 }
 

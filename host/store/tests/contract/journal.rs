@@ -117,6 +117,15 @@ pub(crate) async fn appended_entries_and_their_snapshot_are_there_together<D: Da
     assert_eq!(other.history(&tenant, &run).await.unwrap().1, entries_of(4));
 }
 
+pub(crate) async fn entries_are_found_by_their_numbers<D: Database>(database: D) {
+    let (store, tenant, run) = created(&database).await;
+    let lease = store.claim(&tenant, &run, LONG).await.unwrap().lease;
+    append(&store, &run, lease, &entries(1..=4)).await.unwrap();
+    let all = entries(1..=4);
+    assert_eq!(store.entries(&run, &[3, 1, 9]).await.unwrap(), [all[2].clone(), all[0].clone()]);
+    assert_eq!(store.entries(&RunId::new(), &[1]).await.unwrap(), []);
+}
+
 pub(crate) async fn entries_that_do_not_follow_are_refused_whole<D: Database>(database: D) {
     let (store, tenant, run) = created(&database).await;
     let lease = store.claim(&tenant, &run, LONG).await.unwrap().lease;

@@ -53,6 +53,7 @@ macro_rules! each_test {
                 a_run_reads_back_as_written,
                 an_unknown_run_is_told,
                 appended_entries_and_their_snapshot_are_there_together,
+                entries_are_found_by_their_numbers,
                 entries_that_do_not_follow_are_refused_whole,
                 a_claimed_run_is_not_claimed_again_until_it_is_released,
                 an_ended_lease_is_overtaken_and_its_holder_fenced,
