@@ -1,8 +1,14 @@
 //! `kill -9` at any moment: the run goes on, and no recorded step is repeated.
 
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
 use anyhow::Result;
 use http::Method;
 use keyward_harness::{AuthorizationServer, GithubApi, Keyward, authorization_server::Options};
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 /// Five issues, one after another: each is a request with a side effect.
@@ -30,6 +36,27 @@ fn write_flow(keyward: &Keyward) -> Result<String> {
 fn entries<'a>(history: &'a Value, kind: &str) -> Vec<&'a Value> {
     let entries = history["entries"].as_array().unwrap_or_else(|| panic!("no entries in {history}"));
     entries.iter().filter(|entry| entry["event"]["event"] == kind).collect()
+}
+
+/// How many issues were asked for.
+fn posts(api: &GithubApi) -> usize {
+    api.seen().iter().filter(|request| request.method == Method::POST).count()
+}
+
+/// The id of the newest run, which has this phase.
+fn newest(keyward: &Keyward, phase: &str) -> Result<String> {
+    let runs = keyward.run(["--json", "runs", "list"])?.success().json();
+    assert_eq!(runs[0]["phase"], phase, "{runs}");
+    Ok(runs[0]["id"].as_str().unwrap().to_owned())
+}
+
+/// Each of the five steps completed, and none of them twice.
+fn completed_once(history: &Value) {
+    let places: BTreeSet<String> = entries(history, "step-completed")
+        .iter()
+        .map(|entry| format!("{} {}", entry["event"]["task"], entry["event"]["iteration"]))
+        .collect();
+    assert_eq!((places.len(), entries(history, "step-completed").len()), (5, 5), "{history}");
 }
 
 /// Kills the process after request number `kill_after` was carried out (its answer is held back), resumes, and
@@ -101,10 +128,14 @@ async fn two_processes_that_resume_one_run_do_its_steps_once() -> Result<()> {
 
     let runs = keyward.run(["--json", "runs", "list"])?.success().json();
     let id = runs[0]["id"].as_str().unwrap().to_owned();
-    let both = [keyward.spawn(["runs", "resume", &id])?, keyward.spawn(["runs", "resume", &id])?];
-    let codes: Vec<_> = both.into_iter().map(|process| Ok(process.wait()?.code)).collect::<Result<_>>()?;
+    let resume = || keyward.spawn(["--json", "runs", "resume", &id]);
+    let both = [resume()?, resume()?];
+    let outcomes: Vec<_> = both.into_iter().map(keyward_harness::keyward::Running::wait).collect::<Result<_>>()?;
     // The one that comes second finds the run at work, or completed.
-    assert!(codes.contains(&Some(0)), "{codes:?}");
+    assert!(outcomes.iter().any(|outcome| outcome.code == Some(0)), "{outcomes:?}");
+    for outcome in outcomes.iter().filter(|outcome| outcome.code != Some(0)) {
+        assert_eq!((outcome.code, &outcome.error()["code"]), (Some(8), &json!("run-taken")), "{outcome:?}");
+    }
     let history = keyward.run(["--json", "runs", "show", &id])?.success().json();
     assert_eq!(history["run"]["phase"], "completed", "{history}");
     let posts = api.seen().iter().filter(|request| request.method == Method::POST).count();
@@ -123,5 +154,144 @@ async fn a_completed_run_is_not_run_again() -> Result<()> {
     keyward.run(["--json", "runs", "resume", run["id"].as_str().unwrap()])?.success();
     assert_eq!(api.seen().len(), before);
     assert_eq!(run["phase"], json!("completed"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_killed_while_it_waits_for_a_retry_waits_only_the_rest() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let flow = r#"
+document: {dsl: '1.0.3', namespace: tests, name: retry, version: '0.1.0'}
+do:
+  - attempt:
+      try:
+        - look: {call: github.get-issue, with: {owner: octocat, repository: hello-world, number: 9999}}
+      catch:
+        retry: {delay: PT4S, limit: {attempt: {count: 1}}}
+        do:
+          - create: {call: github.create-issue, with: {owner: octocat, repository: hello-world, title: missing}}
+"#;
+    let path = keyward.folder().join("retry.yaml");
+    std::fs::write(&path, flow)?;
+    let mut running = keyward.spawn(["run", &path.display().to_string()])?;
+    running.line_with("retry 1 at")?;
+    running.kill()?;
+    let id = newest(&keyward, "waiting")?;
+    let resumed = keyward.run(["--json", "runs", "resume", &id])?.success().json();
+    assert_eq!(resumed["phase"], "completed", "{resumed}");
+    let history = keyward.run(["--json", "runs", "show", &id])?.success().json();
+    assert_eq!(entries(&history, "retry-scheduled").len(), 1, "{history}");
+    assert_eq!(entries(&history, "step-uncertain").len(), 0, "{history}");
+    assert_eq!((entries(&history, "step-started").len(), posts(&api)), (3, 1), "{history}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_killed_again_while_it_is_resumed_completes() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let flow = write_flow(&keyward)?;
+    api.hold_answers_from(2);
+    let running = keyward.spawn(["run", &flow])?;
+    api.wait_for(2).await?;
+    running.kill()?;
+    api.release();
+
+    let id = newest(&keyward, "running")?;
+    // The third request is the second step's again; the fourth is the third step's.
+    api.hold_answers_from(4);
+    let running = keyward.spawn(["runs", "resume", &id])?;
+    api.wait_for(4).await?;
+    running.kill()?;
+    api.release();
+
+    let resumed = keyward.run(["--json", "runs", "resume", &id])?.success().json();
+    assert_eq!(resumed["phase"], "completed", "{resumed}");
+    let history = keyward.run(["--json", "runs", "show", &id])?.success().json();
+    assert_eq!(entries(&history, "step-uncertain").len(), 2);
+    assert_eq!((entries(&history, "step-started").len(), posts(&api)), (7, 7));
+    completed_once(&history);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_killed_at_any_moment_complete() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let flow = write_flow(&keyward)?;
+    let mut delays = Vec::new();
+    for _ in 0..12 {
+        // Unlike each time, and told where the test fails.
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.subsec_nanos();
+        let delay = Duration::from_micros(u64::from(nanos / 1_000 % 250_000));
+        delays.push(delay);
+        let mut running = keyward.spawn(["run", &flow])?;
+        running.line_with("run ")?;
+        tokio::time::sleep(delay).await;
+        running.kill()?;
+    }
+    let runs = keyward.run(["--json", "runs", "list"])?.success().json();
+    let (mut started, mut completed) = (0, 0);
+    for run in runs.as_array().unwrap() {
+        let id = run["id"].as_str().unwrap();
+        let resumed = keyward.run(["--json", "runs", "resume", id])?.success().json();
+        assert_eq!(resumed["phase"], "completed", "{delays:?}: {resumed}");
+        let history = keyward.run(["--json", "runs", "show", id])?.success().json();
+        completed_once(&history);
+        started += entries(&history, "step-started").len();
+        completed += 5;
+    }
+    let posts = posts(&api);
+    assert_eq!(completed, 12 * 5);
+    // What is recorded as begun may not have reached the API; what reached it is recorded.
+    assert!((completed..=started).contains(&posts), "{delays:?}: {posts} requests, {started} recorded");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_whose_connector_is_missing_waits_for_it() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    api.hold_answers_from(2);
+    let running = keyward.spawn(["run", &write_flow(&keyward)?])?;
+    api.wait_for(2).await?;
+    running.kill()?;
+    api.release();
+    let id = newest(&keyward, "running")?;
+    keyward.run(["plugin", "remove", "github"])?.success();
+    let refused = keyward.run(["runs", "resume", &id])?.failure(3);
+    assert!(refused.stderr.contains("'github' is not installed"), "{}", refused.stderr);
+    assert!(refused.stderr.contains(&format!("keyward runs resume {id}")), "{}", refused.stderr);
+    newest(&keyward, "running")?;
+    keyward.add_plugin("github")?;
+    let resumed = keyward.run(["--json", "runs", "resume", &id])?.success().json();
+    assert_eq!(resumed["phase"], "completed", "{resumed}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_interrupted_ends_its_step_first() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    api.hold_answers_from(2);
+    let mut running = keyward.spawn(["run", &write_flow(&keyward)?])?;
+    api.wait_for(2).await?;
+    let process = Pid::from_raw(running.id().cast_signed()).unwrap();
+    rustix::process::kill_process(process, Signal::INT)?;
+    running.line_with("finishing the step under way")?;
+    api.release();
+    running.wait()?.failure(7);
+    let id = newest(&keyward, "running")?;
+    let resumed = keyward.run(["--json", "runs", "resume", &id])?.success().json();
+    assert_eq!(resumed["phase"], "completed", "{resumed}");
+    let history = keyward.run(["--json", "runs", "show", &id])?.success().json();
+    assert_eq!(entries(&history, "step-uncertain").len(), 0, "{history}");
+    assert_eq!((entries(&history, "step-started").len(), posts(&api)), (5, 5));
     Ok(())
 }

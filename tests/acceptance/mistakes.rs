@@ -152,12 +152,14 @@ async fn an_api_that_is_away_is_told_and_the_next_call_works() -> Result<()> {
     Ok(())
 }
 
-/// A file system of 3 MiB of our own, full but for a few pages, with the data directory on it.
+/// A file system of 6 MiB of our own with the data directory on it: full from the start, and full in the middle of
+/// a run, which then goes on by itself when there is room, or is interrupted and resumed.
 #[test]
 fn a_full_disk_loses_nothing() -> Result<()> {
     let keyward = Keyward::initialised(&[])?;
     keyward.add_plugin("hello")?;
     fs::write(keyward.folder().join("greet.yaml"), GREET)?;
+    fs::write(keyward.folder().join("many.yaml"), GREET_MANY)?;
     keyward.run(["run", "greet.yaml"])?.success();
     let script = r#"
         set -eu
@@ -172,6 +174,34 @@ fn a_full_disk_loses_nothing() -> Result<()> {
         run runs list > before.json
         run run greet.yaml > after.json
         run plugin list > plugins.json
+
+        # Starts a run that fills the disk, and returns when it has.
+        overflow() {
+            dd if=/dev/zero of=small/filler bs=4096 2>/dev/null || true
+            truncate -s -160K small/filler
+            "$KEYWARD" --data-dir small run many.yaml > "$1.out" 2> "$1.err" &
+            running=$!
+            until grep -q 'tried again' "$1.err"; do
+                kill -0 $running || { cat "$1.err" >&2; exit 102; }
+                sleep 0.05
+            done
+        }
+        overflow waited
+        rm small/filler
+        wait $running
+        run runs show > waited.json
+
+        overflow interrupted
+        kill -INT $running
+        until grep -q 'finishing' interrupted.err; do sleep 0.05; done
+        kill -INT $running
+        code=0
+        wait $running || code=$?
+        test $code = 7 || { cat interrupted.err >&2; exit 103; }
+        rm small/filler
+        id=$(run runs list | tr ',{[' '\n\n\n' | sed -n 's/^ *"id": *"\(.*\)"/\1/p' | head -n 1)
+        run runs resume "$id"
+        run runs show "$id" > interrupted.json
     "#;
     fs::write(keyward.folder().join("full.sh"), script)?;
     let shell = keyward.command(["--version"]);
@@ -193,8 +223,28 @@ fn a_full_disk_loses_nothing() -> Result<()> {
     assert!(read("before.json").as_array().unwrap().iter().any(|run| run["phase"] == "completed"));
     assert_eq!(read("after.json")["phase"], "completed");
     assert_eq!(read("plugins.json").as_array().unwrap().len(), 1);
+    for (name, uncertain) in [("waited.json", 0), ("interrupted.json", 1)] {
+        let history = read(name);
+        let count = |kind: &str| {
+            let entries = history["entries"].as_array().unwrap();
+            entries.iter().filter(|entry| entry["event"]["event"] == kind).count()
+        };
+        assert_eq!(history["run"]["phase"], "completed", "{name}");
+        assert_eq!(count("step-completed"), 60, "{name}");
+        assert!(count("step-uncertain") <= uncertain, "{name}");
+        assert_eq!(count("step-started"), 60 + count("step-uncertain"), "{name}");
+    }
     Ok(())
 }
+
+const GREET_MANY: &str = "
+document: {dsl: '1.0.3', namespace: tests, name: greet-many, version: '0.1.0'}
+do:
+  - all:
+      for: {in: '[range(60)]'}
+      do:
+        - greet: {call: hello.hello, with: {name: World}}
+";
 
 const GREET: &str = "
 document: {dsl: '1.0.3', namespace: tests, name: greet, version: '0.1.0'}

@@ -167,6 +167,10 @@ impl From<EngineError> for Failure {
                 told(Exit::BadInput, "input-invalid").hint("give the input with --input, or as name=value")
             }
             EngineError::Invalid(faults) => Self::new(Exit::BadInput, "flow-invalid", message).note(texts(&faults)),
+            EngineError::Interrupted { source: source @ JournalError::Fenced(_), .. } => source.into(),
+            EngineError::Stopped { run } => {
+                told(Exit::Interrupted, "interrupted").hint(format!("go on with it: keyward runs resume {run}"))
+            }
             EngineError::Interrupted { run, source } => Self::new(Exit::Interrupted, "interrupted", message)
                 .because(&source)
                 .hint(format!("mend the cause and go on with it: keyward runs resume {run}")),

@@ -34,8 +34,14 @@ pub(crate) fn read(argument: Option<&str>) -> Result<Value, Failure> {
 }
 
 /// Puts `name=value` and `name:=json` arguments into `input`. A value is read as the type that `schema`
-/// gives to the property; where it gives none, or text, the value is taken as text.
-pub(crate) fn with_arguments(mut input: Value, arguments: &[String], schema: &Value) -> Result<Value, Failure> {
+/// gives to the property; where it gives none, or text, the value is taken as text. `what` has the input:
+/// an action or a flow.
+pub(crate) fn with_arguments(
+    mut input: Value,
+    arguments: &[String],
+    schema: &Value,
+    what: &str,
+) -> Result<Value, Failure> {
     if arguments.is_empty() {
         return Ok(input);
     }
@@ -43,7 +49,7 @@ pub(crate) fn with_arguments(mut input: Value, arguments: &[String], schema: &Va
         return Err(Failure::new(Exit::Usage, "input-not-object", "name=value needs an input that is a JSON object"));
     };
     for argument in arguments {
-        let (name, value) = assignment(argument, schema)?;
+        let (name, value) = assignment(argument, schema, what)?;
         object.insert(name, value);
     }
     Ok(input)
@@ -69,10 +75,10 @@ pub(crate) fn usage(schema: &Value) -> Option<String> {
     Some(inputs.collect::<Vec<_>>().join(" "))
 }
 
-fn assignment(argument: &str, schema: &Value) -> Result<(String, Value), Failure> {
+fn assignment(argument: &str, schema: &Value, what: &str) -> Result<(String, Value), Failure> {
     let wrong = |message: String| Failure::new(Exit::Usage, "argument-invalid", message);
     let (name, text) = argument.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-        wrong(format!("{argument:?} is not an argument of an action"))
+        wrong(format!("{argument:?} gives the {what} no input"))
             .hint("write name=value, or name:=value where the value is JSON")
     })?;
     if let Some(name) = name.strip_suffix(':') {
@@ -85,7 +91,7 @@ fn assignment(argument: &str, schema: &Value) -> Result<(String, Value), Failure
         // Where the schema lists properties, a name that is not there is a typo, unless it says that there are others.
         let others = schema.get("additionalProperties").is_some_and(|others| *others != Value::Bool(false));
         if let Some(properties) = properties.filter(|_| !others) {
-            return Err(wrong(format!("the action has no input {name:?}"))
+            return Err(wrong(format!("the {what} has no input {name:?}"))
                 .maybe_hint(suggest::hint(name, properties.keys().map(String::as_str))));
         }
         return Ok((name.to_owned(), Value::String(text.to_owned())));
@@ -168,7 +174,7 @@ mod tests {
     }
 
     fn one(argument: &str) -> Result<Value, Failure> {
-        assignment(argument, &schema()).map(|(_, value)| value)
+        assignment(argument, &schema(), "action").map(|(_, value)| value)
     }
 
     #[test]
@@ -197,7 +203,9 @@ mod tests {
         for argument in ["page=x", "draft=yes", "labels=a", "ratio=\"1\"", "onwer=x", "=x", "owner", "any:=x"] {
             assert_eq!(one(argument).unwrap_err().exit, Exit::Usage, "{argument}");
         }
-        assert_eq!(one("onwer=x").unwrap_err().hints, ["did you mean `owner`?"]);
+        let unknown = assignment("onwer=x", &schema(), "flow").unwrap_err();
+        assert_eq!(unknown.hints, ["did you mean `owner`?"]);
+        assert_eq!(unknown.message, "the flow has no input \"onwer\"");
     }
 
     #[test]
@@ -214,17 +222,17 @@ mod tests {
     #[test]
     fn an_unknown_name_is_taken_where_the_schema_says_that_there_are_others() {
         let open = json!({"properties": {"owner": {}}, "additionalProperties": {"type": "string"}});
-        assert_eq!(assignment("other=1", &open).unwrap(), ("other".to_owned(), json!("1")));
-        assert!(assignment("other=1", &json!({"properties": {"owner": {}}})).is_err());
-        assert!(assignment("other=1", &Value::Null).is_ok());
+        assert_eq!(assignment("other=1", &open, "flow").unwrap(), ("other".to_owned(), json!("1")));
+        assert!(assignment("other=1", &json!({"properties": {"owner": {}}}), "flow").is_err());
+        assert!(assignment("other=1", &Value::Null, "flow").is_ok());
     }
 
     #[test]
     fn arguments_go_above_the_input() {
         let input = read(Some(r#"{"owner": "a", "page": 1}"#)).unwrap();
-        let all = with_arguments(input, &["owner=b".to_owned()], &schema()).unwrap();
+        let all = with_arguments(input, &["owner=b".to_owned()], &schema(), "action").unwrap();
         assert_eq!(all, json!({"owner": "b", "page": 1}));
-        assert!(with_arguments(json!([]), &["owner=b".to_owned()], &schema()).is_err());
+        assert!(with_arguments(json!([]), &["owner=b".to_owned()], &schema(), "action").is_err());
     }
 
     #[test]

@@ -66,10 +66,8 @@ fn start(context: &Context, command: arguments::Command) -> Result<(), Failure> 
     log(context)?;
     let done = runtime.block_on(async {
         tokio::select! {
-            // A command that has more to say about its interruption says it first.
-            biased;
             done = commands::run(context, command) => done,
-            () = signals::interrupted() => Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted")),
+            () = signals::interrupted_untaken() => Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted")),
         }
     });
     // A blocking read of standard input must not keep the process after its work is done.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 
 use keyward_flow::{
-    Event, Observer, TaskPlace,
+    Event, JournalError, Observer, TaskPlace,
     journal::{Entry, RunPhase},
 };
 use keyward_model::RunId;
@@ -52,6 +52,10 @@ impl Observer for Live {
         if let Some(line) = line(&event) {
             spinner.say(self.output, line);
         }
+    }
+
+    fn held_up(&self, _: &RunId, why: &JournalError) {
+        self.say(format_args!("{} {why}; it is tried again", styled(style::ODD, "!")));
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     // What is wrong with the command line is told before a passphrase is asked for.
     let (installed, action) = base.registry.find(&context.tenant, &arguments.action).await?;
     let given = input::read(arguments.input.as_deref())?;
-    let input = input::with_arguments(given, &arguments.arguments, &action.input)?;
+    let input = input::with_arguments(given, &arguments.arguments, &action.input, "action")?;
     let host = Host::over(base.unlock(context).await?)?;
 
     let spinner = output.spinner(format!("Calling {}", arguments.action));

@@ -9,7 +9,7 @@ use super::{flow, runs};
 use crate::{
     commands::Context,
     compose::{Base, Host},
-    failure::{Exit, Failure},
+    failure::Failure,
     input,
 };
 
@@ -45,12 +45,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }
     let given = input::read(arguments.input.as_deref())?;
     let schema = flow.input_schema().cloned().unwrap_or_default();
-    let input = input::with_arguments(given, &arguments.arguments, &schema)?;
-    flow.check_input(&input).map_err(|what| {
-        let message = format!("the input does not match the flow's schema: {what}");
-        let usage = input::usage(&schema).map(|usage| format!("it takes: {usage}"));
-        Failure::new(Exit::BadInput, "input-invalid", message).maybe_hint(usage)
-    })?;
+    let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;
     let host = Host::over(base.unlock(context).await?)?;
-    runs::begin(context, &host, &source, input).await
+    let usage = input::usage(&schema);
+    runs::begin(context, &host, &source, input, usage).await
 }

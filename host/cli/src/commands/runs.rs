@@ -1,16 +1,17 @@
 //! `keyward runs`: what became of flows.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 
 use clap::{Args, Subcommand};
 use keyward_flow::{
-    Engine, EngineError, JournalError,
+    Engine, EngineError, JournalError, Stop,
     journal::{Entry, Journal, RunPhase, RunRecord},
 };
-use keyward_model::{Reason, RunId};
+use keyward_model::{Reason, RunId, Severity};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
+use super::flow;
 use crate::{
     commands::Context,
     compose::{Base, Host},
@@ -130,13 +131,24 @@ fn describe(record: &RunRecord, history: &[Entry]) -> String {
     text
 }
 
-/// Starts a run of the flow `source` and sees it to its end.
-pub(super) async fn begin(context: &Context, host: &Host, source: &str, input: Value) -> Result<(), Failure> {
-    let live = Arc::new(Live::new(context.output, "Starting"));
+/// Starts a run of the flow `source` and sees it to its end. `usage` is what the flow takes, for whoever gives it
+/// something else.
+pub(super) async fn begin(
+    context: &Context,
+    host: &Host,
+    source: &str,
+    input: Value,
+    usage: Option<String>,
+) -> Result<(), Failure> {
+    let (live, stop) = (Arc::new(Live::new(context.output, "Starting")), Stop::default());
     let engine = host.engine(live.clone());
-    let run = engine.start(&context.tenant, &context.principal, source, input).await?;
+    let started = engine.start(&context.tenant, &context.principal, source, input).await;
+    let run = started.map_err(|error| {
+        let usage = usage.filter(|_| matches!(error, EngineError::Input(_)));
+        Failure::from(error).maybe_hint(usage.map(|usage| format!("it takes: {usage}")))
+    })?;
     live.say(format_args!("{} {run}", styled(style::FAINT, "run")));
-    finish(context, &live, run, engine.run(&context.tenant, &run)).await
+    finish(context, &live, run, &stop, engine.run(&context.tenant, &run, &stop)).await
 }
 
 async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Failure> {
@@ -147,16 +159,37 @@ async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Fai
         context.output.say(format_args!("run {} has ended already", record.id));
         return outcome(context, record);
     }
+    still_there(context, &base, &record).await?;
     let host = Host::over(base.unlock(context).await?)?;
-    let live = Arc::new(Live::new(context.output, "Taking it up"));
+    let (live, stop) = (Arc::new(Live::new(context.output, "Taking it up")), Stop::default());
     let engine = host.engine(live.clone());
-    finish(context, &live, arguments.run, take_up(context, &live, &engine, &arguments.run)).await
+    finish(context, &live, arguments.run, &stop, take_up(context, &live, &engine, &arguments.run, &stop)).await
+}
+
+/// Whether all that the flow calls is here. Without it the run would fault for good, and so it waits where it is.
+async fn still_there(context: &Context, base: &Base, record: &RunRecord) -> Result<(), Failure> {
+    // What this version cannot execute is told by the engine.
+    let Ok((checked, _)) = keyward_flow::check(&record.source) else { return Ok(()) };
+    let missing = flow::unresolved(context, base, &checked, Severity::Error).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let shown = format!("the flow of run {}", record.id);
+    Err(Failure::faults(shown, record.source.clone(), missing)
+        .hint(format!("install or connect it, and then: keyward runs resume {}", record.id))
+        .detail("run", record.id.to_string()))
 }
 
 /// Runs a run on. A process that was killed keeps its claim for some seconds, which are waited for once; a claim that
 /// grows meanwhile is that of a process which is alive.
-async fn take_up(context: &Context, live: &Live, engine: &Engine, run: &RunId) -> Result<RunRecord, EngineError> {
-    match engine.run(&context.tenant, run).await {
+async fn take_up(
+    context: &Context,
+    live: &Live,
+    engine: &Engine,
+    run: &RunId,
+    stop: &Stop,
+) -> Result<RunRecord, EngineError> {
+    match engine.run(&context.tenant, run, stop).await {
         Err(EngineError::Journal(JournalError::Leased { until, .. })) => {
             live.say(format_args!(
                 "waiting until {}, when the claim of the process that had it ends",
@@ -164,28 +197,37 @@ async fn take_up(context: &Context, live: &Live, engine: &Engine, run: &RunId) -
             ));
             let rest = Duration::try_from(until - OffsetDateTime::now_utc()).unwrap_or_default();
             // A moment more, as the claim must be past and not just ending.
-            tokio::time::sleep(rest + Duration::from_millis(50)).await;
-            engine.run(&context.tenant, run).await
+            tokio::select! {
+                () = tokio::time::sleep(rest + Duration::from_millis(50)) => {}
+                () = stop.requested() => return Err(EngineError::Stopped { run: *run }),
+            }
+            engine.run(&context.tenant, run, stop).await
         }
         result => result,
     }
 }
 
-/// Waits for the end of a run, or for somebody who interrupts it.
+/// Waits for the end of a run, or for somebody who interrupts it: the first time the step under way is finished,
+/// the second time nothing is.
 async fn finish(
     context: &Context,
     live: &Live,
     run: RunId,
+    stop: &Stop,
     running: impl Future<Output = Result<RunRecord, EngineError>>,
 ) -> Result<(), Failure> {
-    let ended = tokio::select! {
-        ended = running => ended,
-        () = signals::interrupted() => {
-            live.end();
-            let message = format!("run {run} is interrupted; what it did is recorded");
-            return Err(Failure::new(Exit::Interrupted, "interrupted", message)
-                .hint(format!("go on with it: keyward runs resume {run}"))
-                .detail("run", run.to_string()));
+    signals::take();
+    let mut running = pin!(running);
+    let ended = loop {
+        tokio::select! {
+            ended = &mut running => break ended,
+            () = signals::interrupted() => {
+                if stop.is_requested() {
+                    break Err(EngineError::Stopped { run });
+                }
+                stop.request();
+                live.say("finishing the step under way; press Ctrl-C again to stop at once");
+            }
         }
     };
     live.end();
@@ -221,7 +263,10 @@ fn faulted(record: &RunRecord, error: &Value) -> Failure {
         _ => Exit::Failed,
     };
     let code = reason.map_or("flow-faulted", Reason::code);
-    let place = text("instance").map(|instance| format!(" at {instance}")).unwrap_or_default();
+    let place = text("instance")
+        .filter(|place| !place.is_empty())
+        .map(|instance| format!(" at {instance}"))
+        .unwrap_or_default();
     let look = (exit == Exit::Connection).then_some("`keyward connections list` shows which one needs attention");
     let message = format!("run {} faulted{place}: {}", record.id, progress::problem(error));
     Failure::new(exit, code, message)
