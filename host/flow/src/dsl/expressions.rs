@@ -194,7 +194,8 @@ impl Compiler<'_> {
                 let message = format!("this is no JSON Schema: {text}");
                 let mut fault = Diagnostic::error("bad-schema", message, Some(node.span));
                 if text.ends_with("is not a \"regex\"") {
-                    fault = fault.hint("a pattern looks neither back nor around, and is of 64 KiB at most when compiled");
+                    fault =
+                        fault.hint("a pattern looks neither back nor around, and is of 64 KiB at most when compiled");
                 }
                 self.diagnostics.push(fault);
                 None
