@@ -3,12 +3,15 @@
 use std::fmt::Write as _;
 
 use keyward_model::Reason;
-use percent_encoding::percent_decode_str;
+use percent_encoding::{percent_decode, percent_decode_str};
 
 use crate::error::Refusal;
 
 /// The longest path, bytes as written.
 const MAX_PATH: usize = 8 * 1024;
+
+/// How often what is left of a segment is decoded. Texts that are encoded twice exist; so often, only attacks.
+const ROUNDS: usize = 8;
 
 /// A path in its one form: what is matched is what goes on the wire.
 ///
@@ -19,8 +22,8 @@ const MAX_PATH: usize = 8 * 1024;
 ///    agree on what path parameters are. A semicolon that is meant stands as `%3B`.
 /// 3. It is cut into segments at each `/`. Empty segments stay, for `/fetch/http://x` is a path.
 /// 4. Each segment is percent-decoded once and must be UTF-8.
-/// 5. A decoded segment holds no backslash, no control (U+0000 to U+001F, U+007F to U+009F) and nothing that a
-///    second decoding would turn into `/`, `\`, `.`, `;`, `%` or a control.
+/// 5. A decoded segment holds no backslash, no control (U+0000 to U+001F, U+007F to U+009F) and nothing that
+///    decoding it again, however often, would turn into `/`, `\`, `.`, `;`, `%` or a control.
 /// 6. A segment that is `.` or `..` is refused, not resolved, whatever its encoding, and as well where a server
 ///    could reduce it to that (`..;x`, `.. `). Resolving would let a text that a connector pastes into a path
 ///    choose another resource. A slash that was encoded stays part of its segment; what stands between such
@@ -132,9 +135,8 @@ fn decode_segment(raw: &str) -> Result<String, Refusal> {
     if decoded.contains(char::is_control) {
         return Err(wrong("has an encoded control character"));
     }
-    let again = percent_decode_str(&decoded).collect::<Vec<u8>>();
-    if again.len() < decoded.len() && is_dangerous_when_decoded_again(&decoded) {
-        return Err(wrong("is encoded twice"));
+    if is_dangerous_when_decoded_again(&decoded) {
+        return Err(wrong("is encoded more than once"));
     }
     let parts = decoded.split('/');
     let slashes = decoded.contains('/');
@@ -150,12 +152,26 @@ fn decode_segment(raw: &str) -> Result<String, Refusal> {
     Ok(decoded.into_owned())
 }
 
-/// Whether a percent-encoding is left that hides a separator, a dot, another percent sign or a control.
+/// Whether percent-encodings are left that hide a separator, a dot, another percent sign or a control. What one
+/// round of decoding puts together may be an encoding in the next (`%%32e`), so it goes on until nothing is left
+/// to decode. A segment that has not come so far after [`ROUNDS`] hides something.
 fn is_dangerous_when_decoded_again(decoded: &str) -> bool {
-    decoded.match_indices('%').any(|(at, _)| {
-        let byte = decoded.get(at + 1..at + 3).and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        byte.is_some_and(|byte| byte.is_ascii_control() || b"/\\.;%".contains(&byte))
-    })
+    let hides = |three: &[u8]| {
+        let byte: Vec<u8> = if three[0] == b'%' { percent_decode(three).collect() } else { Vec::new() };
+        matches!(byte[..], [byte] if byte.is_ascii_control() || b"/\\.;%".contains(&byte))
+    };
+    let mut form = decoded.as_bytes().to_vec();
+    for _ in 0..ROUNDS {
+        if form.windows(3).any(hides) {
+            return true;
+        }
+        let next: Vec<u8> = percent_decode(&form).collect();
+        if next.len() == form.len() {
+            return false;
+        }
+        form = next;
+    }
+    true
 }
 
 #[cfg(test)]
@@ -180,6 +196,7 @@ mod tests {
             ("/a%3Fb%23c", "/a%3Fb%23c"),
             ("/100%25", "/100%25"),
             ("/%2541", "/%2541"),
+            ("/%25%2541", "/%25%2541"),
             ("/a..b/...", "/a..b/..."),
             ("/%22%3c%3E%5e%60%7b%7C%7d", "/%22%3C%3E%5E%60%7B%7C%7D"),
         ] {
@@ -190,6 +207,7 @@ mod tests {
     #[test]
     fn paths_that_two_readers_could_read_differently_are_refused() {
         let long = format!("/{}", "a".repeat(MAX_PATH));
+        let deep = format!("/{}33", "%253".repeat(ROUNDS));
         for text in [
             "",
             "a",
@@ -202,6 +220,10 @@ mod tests {
             "/public/.%2e/secret",
             "/public/%252e%252e/secret",
             "/public/%25252e/secret",
+            "/public/%25%2532e%25%2532e/secret",
+            "/public/%25%25%25332e/secret",
+            "/a%25%2532fb",
+            "/a%25%2530ab",
             "/public/..;/secret",
             "/public/..%3b/secret",
             "/public/..%3bx/secret",
@@ -246,6 +268,7 @@ mod tests {
             "/%c0%af",
             "/%2500",
             &long,
+            &deep,
         ] {
             assert!(CanonicalPath::parse(text).is_err(), "{text:?} was taken");
         }

@@ -48,8 +48,7 @@ impl QueryNames {
 
     /// Whether a parameter of this decoded name may be sent.
     pub(crate) fn allows(&self, name: &str) -> bool {
-        self.names.contains(name)
-            || (self.any && !NOT_IN_STAR.iter().any(|reserved| name.trim().eq_ignore_ascii_case(reserved)))
+        self.names.contains(name) || (self.any && !NOT_IN_STAR.iter().any(|reserved| may_read_as(name, reserved)))
     }
 
     /// The names as they stand in a manifest.
@@ -58,9 +57,24 @@ impl QueryNames {
     }
 }
 
-/// Whether the name is that of the credential's own parameter. Letter case is folded because many servers do so.
+/// Whether a server may take the name for that of the credential's own parameter.
 pub(crate) fn is_credential(name: &str, placement: Option<&Placement>) -> bool {
-    matches!(placement, Some(Placement::Query { name: own }) if name.trim().eq_ignore_ascii_case(own))
+    matches!(placement, Some(Placement::Query { name: own }) if may_read_as(name, own))
+}
+
+/// Whether some server reads both names as one. Many fold letter case; PHP leaves out spaces at the start, makes
+/// a `.`, a space and a `[` without its `]` an underscore, and takes what stands before `name[...]` for the name
+/// of a list; others take `-` for `_`.
+fn may_read_as(name: &str, own: &str) -> bool {
+    let own = readings(own);
+    readings(name).iter().any(|reading| own.contains(reading))
+}
+
+/// The name with its `[` read as an underscore, and as the start of an index.
+fn readings(name: &str) -> [String; 2] {
+    let name = name.trim().to_ascii_lowercase().replace(['.', ' ', '-'], "_");
+    let end = name.char_indices().skip(1).find(|&(_, c)| c == '[').map_or(name.len(), |(at, _)| at);
+    [name.replace('[', "_"), name[..end].to_owned()]
 }
 
 /// A query in its one form: decoded names for the rules, and pieces for the wire.
@@ -185,10 +199,36 @@ mod tests {
         assert!(names(&["*"]).allows("pageToken"));
         assert!(!names(&["*"]).allows("Access_Token"));
         assert!(!names(&["*"]).allows("_method"));
+        assert!(!names(&["*"]).allows("access.token"));
         assert!(names(&["*", "_method"]).allows("_method"));
         assert!(names(&["page"]).allows("page"));
         assert!(!names(&["page"]).allows("Page"));
         assert!(!names(&[]).allows("page"));
+    }
+
+    #[test]
+    fn credentials_name_is_known_however_a_server_reads_it() {
+        let own = Placement::Query { name: "api_key".to_owned() };
+        for name in [
+            "api_key",
+            "API_KEY",
+            " api_key ",
+            "api.key",
+            "api key",
+            "api-key",
+            "api[key",
+            "api_key[]",
+            "api_key[0]",
+            "api.key[x][y]",
+            "api_key[",
+        ] {
+            assert!(is_credential(name, Some(&own)), "{name:?}");
+        }
+        for name in ["api", "key", "apikey", "api_keys", "api[key]", "[api_key]", "x[api_key]"] {
+            assert!(!is_credential(name, Some(&own)), "{name:?}");
+        }
+        let dotted = Placement::Query { name: "api.key".to_owned() };
+        assert!(is_credential("api_key", Some(&dotted)) && is_credential("api.key", Some(&dotted)));
     }
 
     #[test]
@@ -200,6 +240,7 @@ mod tests {
             vec!["a\n".into()],
             vec!["a".into(), "a".into()],
             vec!["API_KEY".into()],
+            vec!["api.key[]".into()],
         ] {
             assert!(QueryNames::parse(&list, Some(&own)).is_err(), "{list:?} was taken");
         }

@@ -8,6 +8,7 @@ use keyward_model::{
     manifest::{Action, Endpoint, Manifest, RequestRule},
 };
 use keyward_policy::{ActionRules, CanonicalPath, NetworkExceptions, PathTemplate};
+use percent_encoding::{percent_decode, percent_decode_str};
 use proptest::prelude::*;
 use url::Url;
 
@@ -22,6 +23,9 @@ const PIECES: &[&str] = &[
     "%2e",
     "%2E%2e",
     "%252e",
+    "%25",
+    "32",
+    "65",
     "%2f",
     "%2F",
     "%5c",
@@ -169,6 +173,21 @@ proptest! {
         let template: PathTemplate = permit.path_template().parse().unwrap();
         prop_assert!(template.matches(&path), "{} does not match {}", template, below);
         prop_assert!(url.path().split('/').all(|segment| segment != "." && segment != ".."));
+
+        // Nor does it climb for a reader that decodes it again and again.
+        for segment in below.split('/') {
+            let once: Vec<u8> = percent_decode_str(segment).collect();
+            let mut form = once.clone();
+            loop {
+                let next: Vec<u8> = percent_decode(&form).collect();
+                if next == form { break }
+                form = next;
+            }
+            let dots = |form: &[u8]| form.split(|&byte| byte == b'/').any(|part| part == b"." || part == b"..");
+            let slashes = |form: &[u8]| form.iter().filter(|&&byte| byte == b'/' || byte == b'\\').count();
+            prop_assert!(!dots(&form), "{}", below);
+            prop_assert_eq!(slashes(&form), slashes(&once), "{}", below);
+        }
         prop_assert!(url.as_str().bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\'));
 
         // The guest's pairs arrive as they were given, behind those of the URL.
