@@ -80,6 +80,12 @@ pub(crate) fn too_large(limit: u64) -> WireError {
     }
 }
 
+/// The most bytes of an encoded body that may decode to `limit`: no coding makes what it cannot compress much
+/// longer. A body without end need not decode to anything: empty members of gzip do not.
+fn most_encoded(limit: u64) -> u64 {
+    limit.saturating_add(limit / 100).saturating_add(64 * 1024)
+}
+
 /// The decoded body; it ends with an error after `limit` bytes.
 pub(crate) fn decoded(
     coding: Coding,
@@ -88,7 +94,10 @@ pub(crate) fn decoded(
 ) -> Pin<Box<dyn Stream<Item = Chunk> + Send>> {
     match coding {
         Coding::Identity => limited(body, limit),
-        coding => limited(stream::once(open(coding, body)).try_flatten(), limit),
+        coding => {
+            let body = counted(body, most_encoded(limit), limit);
+            limited(stream::once(open(coding, body)).try_flatten(), limit)
+        }
     }
 }
 
@@ -145,7 +154,16 @@ fn read_error(error: io::Error) -> WireError {
 }
 
 fn limited(body: impl Stream<Item = Chunk> + Send + 'static, limit: u64) -> Pin<Box<dyn Stream<Item = Chunk> + Send>> {
-    Box::pin(stream::try_unfold((Box::pin(body), limit), move |(mut body, left)| async move {
+    counted(body, limit, limit)
+}
+
+/// The same chunks; after `most` bytes the error that the body is larger than `limit`.
+fn counted(
+    body: impl Stream<Item = Chunk> + Send + 'static,
+    most: u64,
+    limit: u64,
+) -> Pin<Box<dyn Stream<Item = Chunk> + Send>> {
+    Box::pin(stream::try_unfold((Box::pin(body), most), move |(mut body, left)| async move {
         let Some(chunk) = body.next().await.transpose()? else { return Ok(None) };
         let left = left.checked_sub(chunk.len() as u64).ok_or_else(|| too_large(limit))?;
         Ok(Some((chunk, (body, left))))
@@ -257,6 +275,31 @@ mod tests {
         assert_eq!(error.reason, Reason::TooLarge);
         assert!(total <= 100_000, "{total} bytes were handed on");
         assert!(body.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn body_without_end_that_decodes_to_nothing_is_given_up() {
+        let empty = Bytes::from(written(GzipEncoder::new(Vec::new()), GzipEncoder::into_inner, b"").await);
+        let members = stream::repeat_with(move || Ok(empty.clone()));
+        let reading = read(Coding::Gzip, members, 1000);
+        let error = tokio::time::timeout(std::time::Duration::from_secs(20), reading).await.unwrap().unwrap_err();
+        assert_eq!((error.reason, error.limit, error.sent), (Reason::TooLarge, Some(1000), Sent::Yes));
+    }
+
+    /// Noise, which every coding makes longer.
+    #[tokio::test]
+    async fn body_that_does_not_compress_may_be_as_large_as_the_limit() {
+        let mut state = 1_u64;
+        let noise: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .take(1 << 20)
+        .collect();
+        for (coding, bytes) in encoded(&noise).await {
+            let plain = read(coding, chunks(&bytes, 16 << 10), noise.len() as u64).await;
+            assert!(plain.unwrap() == noise, "{coding:?}");
+        }
     }
 
     #[tokio::test]

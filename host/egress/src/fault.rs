@@ -4,6 +4,7 @@ use std::{error::Error, io, iter, time::Duration};
 
 use keyward_model::{Reason, SendError, Sent};
 use keyward_vault::WireError;
+use rustix::io::Errno;
 
 use crate::guard::GuardError;
 
@@ -63,6 +64,16 @@ impl Place {
             let broken = self.error(body.reason, body.message.clone(), Sent::Maybe);
             return WireError { hint: body.hint.clone(), ..broken };
         }
+        if cause::<io::Error>(error).is_some_and(no_more_files) {
+            return hinted(
+                self.error(
+                    Reason::Internal,
+                    "this machine has no file descriptor left to dial with".to_owned(),
+                    Sent::No,
+                ),
+                "the operator raises the limit of open files of the process: `ulimit -n`".to_owned(),
+            );
+        }
         if error.is_builder() {
             return self.error(Reason::UrlMalformed, "the request cannot be put on the wire".to_owned(), Sent::No);
         }
@@ -98,6 +109,11 @@ impl Place {
         let message = format!("{} closed the connection within its answer", self.host);
         self.error(Reason::Unreachable, message, Sent::Yes)
     }
+}
+
+/// Whether the process, or the whole machine, has as many files open as it may.
+pub(crate) fn no_more_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn hinted(error: WireError, hint: String) -> WireError {

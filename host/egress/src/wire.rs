@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use keyward_model::{BodyStream, Reason, SendError, SendErrorKind, Sent, request::Body};
 use keyward_policy::{NetworkExceptions, PrivateException};
 use keyward_vault::{
@@ -28,13 +29,22 @@ use url::Host;
 use crate::{
     decode::{ACCEPT_ENCODING, Chunk, Coding, decoded, too_large},
     fault::{Place, innermost},
-    guard::Guard,
+    guard::{Guard, Lookup, system},
 };
 
 /// The most headers of an answer.
 const MAX_RESPONSE_HEADERS: usize = 200;
 /// The most bytes of all names and values of an answer's headers.
 const MAX_RESPONSE_HEADER_BYTES: usize = 64 * 1024;
+
+/// What a server may send of one HTTP/2 answer before it is read, bytes.
+const STREAM_WINDOW: u32 = 1 << 20;
+/// The same for all answers of a connection together: the most that HTTP/2 knows (RFC 9113 section 6.9.1), which is
+/// more than its streams can fill. So answers that nobody reads hold up none of another caller.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+
+/// The most of a body that is handed to the connection at once, so that it is seen how far an upload has come.
+const UPLOAD_SLICE: usize = 64 * 1024;
 
 /// How the wire is set up.
 #[derive(Debug, Clone)]
@@ -74,20 +84,28 @@ pub enum EgressError {
 /// 4. No proxy from the environment, no redirect followed, no cookie kept, no `referer` sent.
 /// 5. The answer is decoded here, and its decoded bytes count against the limit.
 ///
-/// Connections are kept and used again for the same scheme, host and port, whoever asks. That is safe as long as
-/// nothing about a connection belongs to one identity: credentials are headers of one request each, there are no
-/// client certificates, and no scheme that authenticates the connection itself (NTLM) is spoken. The first such
-/// scheme needs a client of its own for each identity.
+/// Connections are kept and used again for the same scheme, host and port, whoever asks. Callers cannot pass for each
+/// other on one: credentials are headers of one request each, there are no client certificates, and no scheme that
+/// authenticates the connection itself (NTLM) is spoken. The first such scheme needs a client of its own for each
+/// identity. Nor can they stall each other by what they leave unread: the window of an HTTP/2 connection is wider
+/// than those of its streams together. What they do share is its bandwidth, and the number of streams that the server
+/// allows at once.
 ///
 /// What is sent again by itself: a request of which nothing was written because a kept connection had closed, and
-/// one that an HTTP/2 server refused unprocessed (RFC 9113 section 8.7).
-#[derive(Debug)]
+/// one without a body or with a small one that an HTTP/2 server refused unprocessed (RFC 9113 section 8.7).
 pub struct HttpWire {
     network: Arc<NetworkExceptions>,
     /// For all ports without an exception.
     strict: Client,
     /// For each port with one; see [`Guard`].
     excepted: HashMap<u16, Client>,
+    lookup: Lookup,
+}
+
+impl fmt::Debug for HttpWire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpWire").field("network", &self.network).finish_non_exhaustive()
+    }
 }
 
 impl HttpWire {
@@ -96,6 +114,10 @@ impl HttpWire {
     /// # Errors
     /// An extra root cannot be read, or the system has no root certificates.
     pub fn new(config: WireConfig) -> Result<Self, EgressError> {
+        Self::looking_up(config, system())
+    }
+
+    fn looking_up(config: WireConfig, lookup: Lookup) -> Result<Self, EgressError> {
         let mut roots = Vec::new();
         for (index, pem) in config.extra_roots_pem.iter().enumerate() {
             let read = read_roots(pem).map_err(|cause| EgressError::ExtraRoot { number: index + 1, cause })?;
@@ -114,16 +136,18 @@ impl HttpWire {
                 .connect_timeout(config.connect_timeout)
                 .http1_max_headers(MAX_RESPONSE_HEADERS)
                 .http2_max_header_list_size(MAX_RESPONSE_HEADER_BYTES as u32)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
                 .build()
                 .map_err(|error| EgressError::Client(innermost(&error).to_string()))
         };
         let mut excepted = HashMap::new();
         for &PrivateException { port, .. } in &network.private {
             if let Entry::Vacant(place) = excepted.entry(port) {
-                place.insert(client(Guard::of_port(&network, port))?);
+                place.insert(client(Guard::new(&network, Some(port), &lookup))?);
             }
         }
-        Ok(Self { strict: client(Guard::strict(&network))?, excepted, network })
+        Ok(Self { strict: client(Guard::new(&network, None, &lookup))?, excepted, network, lookup })
     }
 
     async fn dial(&self, parts: WireParts) -> Result<WireResponse, WireError> {
@@ -149,7 +173,7 @@ impl HttpWire {
             Host::Domain(_) => None,
         };
         if let Some(ip) = address {
-            Guard::of_port(&self.network, port).check(ip).map_err(|error| place.not_dialled(&error))?;
+            Guard::new(&self.network, Some(port), &self.lookup).check(ip).map_err(|error| place.not_dialled(&error))?;
         }
 
         let progress = Progress::default();
@@ -192,10 +216,23 @@ fn accept_encodings(headers: &mut HeaderMap) {
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accepted));
 }
 
+/// Methods whose requests have a body only where one is sent. With any other, a request without a body says so by
+/// `content-length: 0` (RFC 9110 section 8.6); some servers answer 411 without it.
+const MAY_LEAVE_OUT_LENGTH: &[Method] = &[Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE, Method::TRACE];
+
 fn attach(request: &mut reqwest::Request, body: Body, progress: &Progress) {
     match body {
-        Body::Empty => {}
-        Body::Bytes(bytes) => *request.body_mut() = Some(bytes.into()),
+        Body::Empty => {
+            if !MAY_LEAVE_OUT_LENGTH.contains(request.method()) {
+                request.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+            }
+        }
+        Body::Bytes(bytes) if bytes.is_empty() => attach(request, Body::Empty, progress),
+        Body::Bytes(bytes) if bytes.len() <= UPLOAD_SLICE => *request.body_mut() = Some(bytes.into()),
+        Body::Bytes(bytes) => {
+            let length = Some(bytes.len() as u64);
+            attach(request, Body::Stream { length, chunks: Box::pin(slices(bytes)) }, progress);
+        }
         Body::Stream { length, chunks } => {
             if let Some(length) = length {
                 request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
@@ -203,6 +240,13 @@ fn attach(request: &mut reqwest::Request, body: Body, progress: &Progress) {
             *request.body_mut() = Some(reqwest::Body::wrap_stream(upload(length, chunks, progress.clone())));
         }
     }
+}
+
+fn slices(mut bytes: Bytes) -> impl Stream<Item = Result<Bytes, SendError>> + Send {
+    stream::iter(std::iter::from_fn(move || {
+        let slice = bytes.split_to(bytes.len().min(UPLOAD_SLICE));
+        (!slice.is_empty()).then_some(Ok(slice))
+    }))
 }
 
 /// The chunks of a body that is as long as was said. The runtime holds guests to it; the client would cut a longer

@@ -1,8 +1,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    io,
     net::SocketAddr,
+    pin::Pin,
     sync::atomic::{AtomicUsize, Ordering},
+    task::{Context, Poll},
 };
 
 use axum::{
@@ -58,7 +61,8 @@ async fn serve_bytes(bytes: &'static [u8]) -> SocketAddr {
 fn exceptions(address: SocketAddr) -> NetworkExceptions {
     let port = address.port();
     NetworkExceptions {
-        private: vec![format!("127.0.0.1/32:{port}").parse().unwrap()],
+        // On some machines `localhost` is both.
+        private: vec![format!("127.0.0.1/32:{port}").parse().unwrap(), format!("::1/128:{port}").parse().unwrap()],
         http: vec![format!("127.0.0.1:{port}").parse().unwrap(), format!("localhost:{port}").parse().unwrap()],
     }
 }
@@ -210,6 +214,55 @@ async fn exception_for_one_port_does_not_open_another() {
     }
 }
 
+/// A server of names that answers with an allowed address, and then with another: what was checked is dialled, for
+/// nothing asks again between the two.
+#[tokio::test]
+async fn checked_address_is_the_one_that_is_dialled() {
+    static LOOKUPS: AtomicUsize = AtomicUsize::new(0);
+    let address = serve_all(|_| ([("connection", "close")], "here")).await;
+    let port = address.port();
+    let network = NetworkExceptions {
+        private: vec![format!("127.0.0.1/32:{port}").parse().unwrap()],
+        http: vec![format!("rebinding.example:{port}").parse().unwrap()],
+    };
+    let lookup: Lookup = Arc::new(|_| {
+        let found = if LOOKUPS.fetch_add(1, Ordering::SeqCst) == 0 { "127.0.0.1:0" } else { "127.0.0.2:0" };
+        Box::pin(async { Ok(vec![found.parse().unwrap()]) })
+    });
+    let connect_timeout = Duration::from_secs(5);
+    let config = WireConfig { network, extra_roots_pem: Vec::new(), connect_timeout };
+    let wire = HttpWire::looking_up(config, lookup).unwrap();
+    let url = format!("http://rebinding.example:{port}/");
+    assert_eq!(whole(wire.dial(get(&url)).await.unwrap()).await.unwrap(), b"here");
+    assert_eq!(LOOKUPS.load(Ordering::SeqCst), 1);
+    let error = wire.dial(get(&url)).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::AddressNotAllowed, Sent::No));
+    assert_eq!(LOOKUPS.load(Ordering::SeqCst), 2);
+}
+
+/// Runs itself again in a process of its own, which opens every file that it may.
+#[tokio::test]
+async fn process_without_file_descriptors_says_so() {
+    const NAME: &str = "wire::tests::process_without_file_descriptors_says_so";
+    const ALONE: &str = "KEYWARD_TEST_ALONE";
+    if std::env::var_os(ALONE).is_none() {
+        let mut test = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = test.env(ALONE, "1").args(["--exact", NAME]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let address = serve_all(|_| "here").await;
+    let wire = wire(exceptions(address));
+    let few = rustix::process::Rlimit { current: Some(64), maximum: Some(64) };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, few).unwrap();
+    let all: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+    let error = wire.dial(get(&format!("http://{address}/"))).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::Internal, Sent::No), "{}", error.message);
+    assert!(error.hint.unwrap().contains("ulimit -n"));
+    drop(all);
+    assert!(wire.dial(get(&format!("http://{address}/"))).await.is_ok());
+}
+
 #[tokio::test]
 async fn refused_connection_sent_nothing() {
     // Bound and dropped: nobody listens there.
@@ -341,6 +394,7 @@ async fn body_that_announces_too_much_is_refused_by_its_head() {
     assert_eq!(whole(response).await.unwrap(), b"");
 }
 
+/// Answers with what was said about the length, and the body.
 async fn echo() -> SocketAddr {
     serve(Router::new().fallback(any(|request: Request| async move {
         let length = request.headers().get("content-length").cloned();
@@ -375,6 +429,72 @@ async fn bodies_arrive_whole_and_streamed() {
     }
 }
 
+/// RFC 9110 section 8.6; some servers answer 411 to a POST that does not say that it has no body.
+#[tokio::test]
+async fn absent_body_has_a_length_where_the_method_expects_one() {
+    let address = echo().await;
+    let wire = wire(exceptions(address));
+    for (method, length) in [
+        (Method::POST, Some("0")),
+        (Method::PUT, Some("0")),
+        (Method::PATCH, Some("0")),
+        (Method::from_bytes(b"PROPFIND").unwrap(), Some("0")),
+        (Method::GET, None),
+        (Method::OPTIONS, None),
+        (Method::DELETE, None),
+    ] {
+        for body in [Body::Empty, Body::Bytes(Bytes::new())] {
+            let parts = WireParts { method: method.clone(), body, ..get(&format!("http://{address}/")) };
+            let response = wire.dial(parts).await.unwrap();
+            let said = response.headers.get("x-length").map(|value| value.to_str().unwrap());
+            assert_eq!(said, length, "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_body_in_one_piece_arrives_whole_and_with_its_length() {
+    let address = echo().await;
+    let body: Vec<u8> = (0..3 * UPLOAD_SLICE + 7).map(|n| (n % 251) as u8).collect();
+    let parts = WireParts {
+        method: Method::POST,
+        body: Body::Bytes(body.clone().into()),
+        ..get(&format!("http://{address}/"))
+    };
+    let response = wire(exceptions(address)).dial(parts).await.unwrap();
+    assert_eq!(response.headers["x-length"], body.len().to_string());
+    assert!(whole(response).await.unwrap() == body);
+}
+
+/// A server that takes three times as long as the timeout to read a body, and never stops.
+#[tokio::test]
+async fn large_body_in_one_piece_may_take_longer_than_the_timeout() {
+    const PIECES: usize = 60;
+    const PIECE: usize = 256 * 1024;
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    // Little is on the way, so that the client goes at the server's pace.
+    socket.set_recv_buffer_size(PIECE as u32).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(1).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut piece = vec![0; PIECE];
+        for _ in 0..PIECES {
+            stream.read_exact(&mut piece).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        // The head of the request came before its body, so as much of the body is still to be read.
+        let _ = stream.read(&mut piece).await;
+    });
+    let mut parts = get(&format!("http://{address}/"));
+    parts.method = Method::PUT;
+    parts.body = Body::Bytes(vec![b'a'; PIECES * PIECE].into());
+    parts.limits.timeout = Duration::from_secs(1);
+    assert_eq!(wire(exceptions(address)).dial(parts).await.unwrap().status, StatusCode::NO_CONTENT);
+}
+
 #[tokio::test]
 async fn streamed_body_that_breaks_off_or_lies_about_its_length_is_an_error() {
     let address = echo().await;
@@ -406,8 +526,8 @@ async fn upload_may_take_longer_than_the_timeout_as_long_as_it_moves() {
     assert!(progress.watch(Duration::from_secs(10), stuck).await.is_none());
 }
 
-/// A TLS server with a certificate for `localhost` of an authority of its own; gives back its address and root.
-fn serve_tls(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketAddr, String) {
+/// A certificate for `localhost` of an authority of its own, for a server that speaks these versions; with its root.
+fn server_config(versions: &[&'static rustls::SupportedProtocolVersion]) -> (rustls::ServerConfig, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -418,6 +538,12 @@ fn serve_tls(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketA
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone()], private)
         .unwrap();
+    (config, certificate.pem())
+}
+
+/// A TLS server; gives back its address and root.
+fn serve_tls(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketAddr, String) {
+    let (config, root) = server_config(versions);
     let config = Arc::new(config);
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -434,7 +560,7 @@ fn serve_tls(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketA
             }
         }
     });
-    (address, certificate.pem())
+    (address, root)
 }
 
 fn tls_wire(address: SocketAddr, roots: &[&str]) -> HttpWire {
@@ -467,6 +593,68 @@ async fn tls_1_2_is_spoken_where_the_server_has_nothing_newer() {
     let response =
         tls_wire(address, &[&root]).dial(get(&format!("https://localhost:{}/", address.port()))).await.unwrap();
     assert_eq!(whole(response).await.unwrap(), b"ok");
+}
+
+/// Accepts TLS connections on which HTTP/2 is spoken, and counts them.
+struct Http2 {
+    listener: TcpListener,
+    tls: tokio_rustls::TlsAcceptor,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl axum::serve::Listener for Http2 {
+    type Io = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, peer) = self.listener.accept().await.unwrap();
+        let stream = self.tls.accept(stream).await.unwrap();
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        self.accepted.fetch_add(1, Ordering::SeqCst);
+        (stream, peer)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A body without end.
+struct Endless;
+
+impl Stream for Endless {
+    type Item = Result<Bytes, io::Error>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(Some(Ok(Bytes::from_static(&[b'a'; 16 * 1024]))))
+    }
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_hold_up_no_other_request_of_an_http2_connection() {
+    let (mut config, root) = server_config(rustls::ALL_VERSIONS);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let listener = Http2 { listener, tls: Arc::new(config).into(), accepted: accepted.clone() };
+    let router = Router::new()
+        .route("/endless", any(|| async { axum::body::Body::from_stream(Endless) }))
+        .route("/small", any(|| async { "small" }));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+
+    let wire = tls_wire(address, &[&root]);
+    let url = |path: &str| format!("https://localhost:{}{path}", address.port());
+    let mut unread = Vec::new();
+    for _ in 0..8 {
+        unread.push(wire.dial(get(&url("/endless"))).await.unwrap());
+    }
+    // Until the server has sent as much as it may, or the connection would have been full.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let small = async { whole(wire.dial(get(&url("/small"))).await.unwrap()).await.unwrap() };
+    assert_eq!(tokio::time::timeout(Duration::from_secs(10), small).await.unwrap(), b"small");
+    assert_eq!(accepted.load(Ordering::SeqCst), 1, "all requests went over one connection");
+    drop(unread);
 }
 
 #[tokio::test]
