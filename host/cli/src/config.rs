@@ -90,6 +90,7 @@ impl fmt::Display for KeySource {
 /// cpu_ms = 60000
 /// wall_ms = 900000
 /// requests = 10000
+/// exchanges = 64
 /// request_bytes = 17179869184
 /// response_bytes = 17179869184
 /// log_bytes = 1048576
@@ -125,6 +126,7 @@ struct LimitsTable {
     cpu_ms: Option<u64>,
     wall_ms: Option<u64>,
     requests: Option<u32>,
+    exchanges: Option<u32>,
     request_bytes: Option<u64>,
     response_bytes: Option<u64>,
     log_bytes: Option<u64>,
@@ -192,6 +194,7 @@ impl Config {
                 cpu_ms: limits.cpu_ms.unwrap_or(ceiling.cpu_ms),
                 wall_ms: limits.wall_ms.unwrap_or(ceiling.wall_ms),
                 requests: limits.requests.unwrap_or(ceiling.requests),
+                exchanges: limits.exchanges.unwrap_or(ceiling.exchanges),
                 request_bytes: limits.request_bytes.unwrap_or(ceiling.request_bytes),
                 response_bytes: limits.response_bytes.unwrap_or(ceiling.response_bytes),
                 log_bytes: limits.log_bytes.unwrap_or(ceiling.log_bytes),
@@ -292,6 +295,7 @@ key = {key}
 #cpu_ms = {cpu}
 #wall_ms = {wall}
 #requests = {requests}
+#exchanges = {exchanges}
 #request_bytes = {request_bytes}
 #response_bytes = {response_bytes}
 #log_bytes = {log_bytes}
@@ -300,6 +304,7 @@ key = {key}
         cpu = Limits::default_ceiling().cpu_ms,
         wall = Limits::default_ceiling().wall_ms,
         requests = Limits::default_ceiling().requests,
+        exchanges = Limits::default_ceiling().exchanges,
         request_bytes = Limits::default_ceiling().request_bytes,
         response_bytes = Limits::default_ceiling().response_bytes,
         log_bytes = Limits::default_ceiling().log_bytes,

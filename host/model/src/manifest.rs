@@ -140,6 +140,9 @@ pub struct LimitOverrides {
     /// See [`Limits::requests`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u32>,
+    /// See [`Limits::exchanges`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exchanges: Option<u32>,
     /// See [`Limits::request_bytes`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_bytes: Option<u64>,
@@ -149,6 +152,23 @@ pub struct LimitOverrides {
     /// See [`Limits::log_bytes`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<u64>,
+}
+
+impl LimitOverrides {
+    /// Each limit: its name, what is named, and the default.
+    pub fn by_name(&self) -> [(&'static str, Option<u64>, u64); 8] {
+        let default = Limits::default();
+        [
+            ("memory_bytes", self.memory_bytes, default.memory_bytes),
+            ("cpu_ms", self.cpu_ms, default.cpu_ms),
+            ("wall_ms", self.wall_ms, default.wall_ms),
+            ("requests", self.requests.map(u64::from), default.requests.into()),
+            ("exchanges", self.exchanges.map(u64::from), default.exchanges.into()),
+            ("request_bytes", self.request_bytes, default.request_bytes),
+            ("response_bytes", self.response_bytes, default.response_bytes),
+            ("log_bytes", self.log_bytes, default.log_bytes),
+        ]
+    }
 }
 
 /// What one call of an action may use.
@@ -162,9 +182,11 @@ pub struct Limits {
     pub wall_ms: u64,
     /// HTTP requests, denied ones included.
     pub requests: u32,
+    /// Streamed requests that are open at once; each takes a file descriptor of the host.
+    pub exchanges: u32,
     /// Bytes of all request bodies.
     pub request_bytes: u64,
-    /// Bytes of all response bodies after decoding.
+    /// Bytes of all response bodies after decoding. A response that is not streamed fits into `memory_bytes` too.
     pub response_bytes: u64,
     /// Bytes of log text.
     pub log_bytes: u64,
@@ -177,6 +199,7 @@ impl Default for Limits {
             cpu_ms: 5_000,
             wall_ms: 60_000,
             requests: 50,
+            exchanges: 8,
             request_bytes: 16 << 20,
             response_bytes: 32 << 20,
             log_bytes: 64 << 10,
@@ -192,6 +215,7 @@ impl Limits {
             cpu_ms: overrides.cpu_ms.unwrap_or(self.cpu_ms).min(ceiling.cpu_ms),
             wall_ms: overrides.wall_ms.unwrap_or(self.wall_ms).min(ceiling.wall_ms),
             requests: overrides.requests.unwrap_or(self.requests).min(ceiling.requests),
+            exchanges: overrides.exchanges.unwrap_or(self.exchanges).min(ceiling.exchanges),
             request_bytes: overrides.request_bytes.unwrap_or(self.request_bytes).min(ceiling.request_bytes),
             response_bytes: overrides.response_bytes.unwrap_or(self.response_bytes).min(ceiling.response_bytes),
             log_bytes: overrides.log_bytes.unwrap_or(self.log_bytes).min(ceiling.log_bytes),
@@ -205,6 +229,7 @@ impl Limits {
             cpu_ms: 60_000,
             wall_ms: 15 * 60_000,
             requests: 10_000,
+            exchanges: 64,
             request_bytes: 16 << 30,
             response_bytes: 16 << 30,
             log_bytes: 1 << 20,

@@ -7,7 +7,7 @@ use std::{
 
 use keyward_model::{
     ActionName, ConnectorId,
-    manifest::{Action, Idempotency, Limits, Manifest, Placement},
+    manifest::{Action, Idempotency, Manifest, Placement},
 };
 use keyward_policy::NetworkExceptions;
 use serde::Serialize;
@@ -194,16 +194,7 @@ fn of_action(action: &Action) -> Vec<(u8, String, Ask)> {
     let scopes = action.scopes.iter().map(|set| set.iter().cloned().collect()).collect();
     asks.push((2, "scopes".to_owned(), Ask::Scopes(scopes)));
 
-    let (limits, default) = (action.limits, Limits::default());
-    for (name, amount, default) in [
-        ("memory_bytes", limits.memory_bytes, default.memory_bytes),
-        ("cpu_ms", limits.cpu_ms, default.cpu_ms),
-        ("wall_ms", limits.wall_ms, default.wall_ms),
-        ("requests", limits.requests.map(u64::from), default.requests.into()),
-        ("request_bytes", limits.request_bytes, default.request_bytes),
-        ("response_bytes", limits.response_bytes, default.response_bytes),
-        ("log_bytes", limits.log_bytes, default.log_bytes),
-    ] {
+    for (name, amount, default) in action.limits.by_name() {
         asks.push((4, format!("limit {name}"), Ask::UpTo { amount: amount.unwrap_or(default), default }));
     }
     asks

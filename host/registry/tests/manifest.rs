@@ -133,7 +133,7 @@ title = ""
         did you mean `safe`?
     21:22 "-1" bad-value: -1 is out of range
     21:26 "memory" unknown-field: there is no field `memory` here
-        known are: memory_bytes, cpu_ms, wall_ms, requests, request_bytes, response_bytes, log_bytes
+        known are: memory_bytes, cpu_ms, wall_ms, requests, exchanges, request_bytes, response_bytes, log_bytes
     22:1 "input" generated-field: the schema of the input does not stand in the manifest
         remove it: `keyward plugin build` generates it from the type in the code
     24:10 "Create_Issue" bad-name: "Create_Issue" is not a valid action name: use 1 to 63 characters a-z, 0-9 and single '-', starting with a letter and not ending with '-'

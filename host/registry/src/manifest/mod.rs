@@ -234,6 +234,7 @@ fn limits(node: &Node<'_, '_>, faults: &mut Faults) -> Option<LimitOverrides> {
         cpu_ms: fields.optional("cpu_ms", faults, Node::count),
         wall_ms: fields.optional("wall_ms", faults, Node::count),
         requests: fields.optional("requests", faults, Node::count),
+        exchanges: fields.optional("exchanges", faults, Node::count),
         request_bytes: fields.optional("request_bytes", faults, Node::count),
         response_bytes: fields.optional("response_bytes", faults, Node::count),
         log_bytes: fields.optional("log_bytes", faults, Node::count),

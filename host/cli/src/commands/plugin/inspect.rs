@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Args;
@@ -129,12 +130,29 @@ pub(super) fn describe(manifest: &Manifest, digest: &Digest, bytes: u64) -> Stri
         if action.requests.is_empty() {
             text.push_str("\n  may send     nothing");
         }
+        for (name, amount, default) in action.limits.by_name() {
+            if let Some(amount) = amount.filter(|amount| *amount > default) {
+                let (amount, default) = (of_limit(name, amount), of_limit(name, default));
+                text.push_str(&format!("\n  may use      {name} {amount}, where others have {default}"));
+            }
+        }
         if !action.scopes.is_empty() {
             let sets: Vec<_> = action.scopes.iter().map(|set| set.join(" + ")).collect();
             text.push_str(&clean(&format!("\n  needs scope  {}", sets.join("  or  "))));
         }
     }
     text
+}
+
+/// An amount of a limit in its unit, which is the end of its name.
+fn of_limit(name: &str, amount: u64) -> String {
+    if name.ends_with("_bytes") {
+        output::bytes(amount)
+    } else if name.ends_with("_ms") {
+        output::duration(Duration::from_millis(amount))
+    } else {
+        amount.to_string()
+    }
 }
 
 fn placement(placement: &Placement) -> String {
@@ -145,5 +163,32 @@ fn placement(placement: &Placement) -> String {
         }
         Placement::Query { name } => format!("put by the host into the query as {name}"),
         Placement::Basic => "put by the host as HTTP Basic".to_owned(),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_above_the_default_are_shown() {
+        let manifest = serde_json::from_value(json!({
+            "name": "shop", "version": "1.0.0", "title": "Shop", "actions": {"list": {"title": "List", "limits": {
+                "memory_bytes": 268_435_456, "cpu_ms": 60_000, "wall_ms": 10, "requests": 10_000, "exchanges": 64,
+                "response_bytes": 17_179_869_184_u64,
+            }}},
+        }));
+        let text = describe(&manifest.unwrap(), &Digest::from_sha256([7; 32]), 1024);
+        let text = anstream::adapter::strip_str(&text).to_string();
+        insta::assert_snapshot!(text.split_once("list  ").unwrap().1, @r"
+        List (changes things)
+          may send     nothing
+          may use      memory_bytes 256.0 MiB, where others have 64.0 MiB
+          may use      cpu_ms 1 min 0 s, where others have 5.0 s
+          may use      requests 10000, where others have 50
+          may use      exchanges 64, where others have 8
+          may use      response_bytes 16.0 GiB, where others have 32.0 MiB
+        ");
     }
 }
