@@ -55,6 +55,9 @@ async fn a_call_makes_no_more_requests_than_it_may() -> Result<()> {
     assert_eq!(output["last"]["error"]["reason"], "request-limit", "{output}");
     assert_eq!(output["answered"], echo.received().len());
     assert_eq!(output["answered"], 50, "the default of `Limits`");
+    let audit = keyward.run(["--json", "audit", "--denied"])?.success().json();
+    let reasons: Vec<_> = audit.as_array().unwrap().iter().map(|record| &record["reason"]).collect();
+    assert_eq!(reasons, ["request-limit"]);
     Ok(())
 }
 

@@ -32,4 +32,8 @@ impl Outbound for Closed {
     async fn send(&self, _: &CallContext, _: GuestRequest) -> Result<GuestResponse, SendError> {
         Err(SendError::new(SendErrorKind::Denied, Reason::ActionUnknown, "nothing is sent from here"))
     }
+
+    async fn refused(&self, _: &CallContext, _: Reason) -> Result<(), SendError> {
+        Ok(())
+    }
 }

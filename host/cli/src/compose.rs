@@ -5,13 +5,14 @@
 //!   │  └─► Vault ◄── HttpWire     ▼
 //!   │        └────────► Gate ◄─ Directory (rules, resolution)
 //!   │                     └─► Runtime ◄┘
-//!   └─► Engine ◄─────────────────┘
+//!   └─► Engine ◄─ Audited ◄──────┘
 //! ```
 
 use std::{sync::Arc, time::Duration};
 
-use keyward_egress::{Gate, HttpWire, WireConfig};
+use keyward_egress::{Audited, Gate, HttpWire, WireConfig};
 use keyward_flow::{Engine, Observer};
+use keyward_model::Invoke;
 use keyward_registry::Registry;
 use keyward_runtime::{Runtime, RuntimeConfig};
 use keyward_store::Store;
@@ -55,7 +56,7 @@ pub(crate) struct Unlocked {
 pub(crate) struct Host {
     store: Store,
     /// Runs actions.
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) invoke: Arc<dyn Invoke>,
 }
 
 impl Base {
@@ -95,12 +96,13 @@ impl Host {
         let directory = Arc::new(Directory::new(registry, vault.clone(), config.network.clone(), config.ceiling));
         let gate = Gate::new(directory.clone(), vault, wire, Arc::new(store.clone()));
         let runtime = Runtime::new(runtime_config(&config), directory, Arc::new(gate))?;
-        Ok(Self { store, runtime: Arc::new(runtime) })
+        let invoke = Audited::new(Arc::new(runtime), Arc::new(store.clone()));
+        Ok(Self { store, invoke: Arc::new(invoke) })
     }
 
     /// The engine for flows, which tells `observer` what it records.
     pub(crate) fn engine(&self, observer: Arc<dyn Observer>) -> Engine {
-        Engine::new(Arc::new(self.store.clone()), self.runtime.clone()).observe(observer).lease(LEASE)
+        Engine::new(Arc::new(self.store.clone()), self.invoke.clone()).observe(observer).lease(LEASE)
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 use async_trait::async_trait;
 use keyward_egress::RuleSource;
 use keyward_model::{
-    ActionCall, ActionName, ActionRef, ConnectionFacts, ConnectionName, ConnectionState, ConnectorId, Digest, InvokeError,
-    InvokeErrorKind, Reason, SendError, SendErrorKind, TenantId,
+    ActionCall, ActionName, ActionRef, ConnectionFacts, ConnectionName, ConnectionState, ConnectorId, Digest,
+    InvokeError, InvokeErrorKind, Reason, SendError, SendErrorKind, TenantId,
     manifest::{Limits, Manifest},
 };
 use keyward_policy::{ActionRules, NetworkExceptions};

@@ -12,5 +12,8 @@ pub struct AuditError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 #[async_trait]
 pub trait AuditSink: Send + Sync {
     /// Writes one record; it is durable when this returns.
+    ///
+    /// A record that was handed over is written though nobody waits any more: the caller of a request may go away
+    /// at any moment, and then the future is dropped.
     async fn record(&self, record: AuditRecord) -> Result<(), AuditError>;
 }

@@ -1,7 +1,10 @@
 //! The order of things: rules, credential, wire, audit.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -40,8 +43,8 @@ pub trait RuleSource: Send + Sync {
 /// 3. A request that may change something (RFC 9110 section 9.2.1: not safe) is written down. If that fails,
 ///    it is not sent.
 /// 4. The wire sends it.
-/// 5. What became of it is written down. If that fails, the answer is withheld and the error tells that the
-///    request was sent.
+/// 5. What became of it is written down: sent, failed, or refused by the vault or the wire. If that fails, the
+///    answer is withheld and the error tells that the request was sent.
 ///
 /// So whatever a guest learns is on record already, denied requests as well, and after a crash no change is
 /// without a record. Where the caller goes away in the middle, the record is written behind its back, and a
@@ -80,6 +83,7 @@ impl Gate {
         if may_change {
             departure.trail.write(departure.permitted(), None).await?;
         }
+        departure.leave(ready.sends());
         ready.send(&*self.wire).await
     }
 }
@@ -92,23 +96,37 @@ impl Outbound for Gate {
         let permit = match self.permit(ctx, request).await {
             Ok(permit) => permit,
             Err((error, host)) => {
-                trail.write(AuditEvent::RequestDenied { method, host }, Some(error.reason)).await?;
+                let event = AuditEvent::RequestDenied { method, host, path_template: None };
+                trail.write(event, Some(error.reason)).await?;
                 return Err(error);
             }
         };
         let mut departure = Departure::new(trail.clone(), &permit);
         let outcome = self.exchange(permit, &departure).await;
-        let (status, reason) = match &outcome {
-            Ok(clean) => (Some(clean.response.status), None),
-            Err(error) => (None, Some(error.reason)),
+        let (event, sent, reason) = match &outcome {
+            Ok(clean) => (departure.arrived(Some(clean.response.status), Sent::Yes), Sent::Yes, None),
+            Err(error) if is_refusal(error) => (departure.refused(), Sent::No, Some(error.reason)),
+            Err(error) => (departure.arrived(None, error.sent), error.sent, Some(error.reason)),
         };
-        let event = departure.arrived(status);
         tracing::debug!(?event, ?reason, "request");
-        let sent = outcome.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes);
         trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
         let CleanResponse { response, redactions } = outcome?;
         Ok(GuestResponse { body: watched(response.body, Watch { trail, redactions, over: false }), ..response })
     }
+
+    async fn refused(&self, ctx: &CallContext, limit: Reason) -> Result<(), SendError> {
+        let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+        trail.write(AuditEvent::LimitReached, Some(limit)).await
+    }
+}
+
+/// Whether the vault or the wire refused what the rules had permitted.
+fn is_refusal(error: &SendError) -> bool {
+    error.sent == Sent::No
+        && matches!(
+            error.kind,
+            SendErrorKind::Denied | SendErrorKind::InsufficientScope { .. } | SendErrorKind::ReconnectRequired
+        )
 }
 
 /// The audit trail of one request.
@@ -127,6 +145,8 @@ impl Trail {
             at: OffsetDateTime::now_utc(),
             tenant: ctx.tenant.clone(),
             principal: ctx.principal.clone(),
+            on_behalf_of: ctx.on_behalf_of.clone(),
+            flow: ctx.flow.clone(),
             run: ctx.run,
             step: ctx.step.clone(),
             call: Some(ctx.call),
@@ -159,7 +179,8 @@ struct Departure {
     host: String,
     path_template: String,
     scopes: Vec<String>,
-    started: Instant,
+    /// When it went to the wire, and how often the vault has sent it since.
+    left: OnceLock<(Instant, Arc<AtomicU32>)>,
     over: bool,
 }
 
@@ -173,7 +194,7 @@ impl Departure {
             host: url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")),
             path_template: permit.path_template().to_owned(),
             scopes: permit.scopes().to_vec(),
-            started: Instant::now(),
+            left: OnceLock::new(),
             over: false,
         }
     }
@@ -193,15 +214,36 @@ impl Departure {
         }
     }
 
-    fn arrived(&mut self, status: Option<u16>) -> AuditEvent {
+    /// It goes to the wire.
+    fn leave(&self, sends: Arc<AtomicU32>) {
+        self.left.get_or_init(|| (Instant::now(), sends));
+    }
+
+    /// It was refused after the rules had permitted it.
+    fn refused(&mut self) -> AuditEvent {
         self.over = true;
+        AuditEvent::RequestDenied {
+            method: self.method.clone(),
+            host: Some(self.host.clone()),
+            path_template: Some(self.path_template.clone()),
+        }
+    }
+
+    fn arrived(&mut self, status: Option<u16>, sent: Sent) -> AuditEvent {
+        self.over = true;
+        let (lasted, sends) = match self.left.get() {
+            Some((since, sends)) => (since.elapsed(), sends.load(Ordering::Relaxed)),
+            None => (Duration::ZERO, 0),
+        };
         AuditEvent::RequestSent {
             method: self.method.clone(),
             host: self.host.clone(),
             path_template: self.path_template.clone(),
             scopes: self.scopes.clone(),
             status,
-            duration_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            sent,
+            sends,
+            duration_ms: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
         }
     }
 }
@@ -209,7 +251,8 @@ impl Departure {
 impl Drop for Departure {
     fn drop(&mut self) {
         if !self.over {
-            let event = self.arrived(None);
+            let sent = if self.left.get().is_some() { Sent::Maybe } else { Sent::No };
+            let event = self.arrived(None, sent);
             self.trail.write_behind(event, Reason::Cancelled);
         }
     }

@@ -2,9 +2,11 @@
 //!
 //! A guest's request comes in by [`Gate`] and leaves by [`HttpWire`]; there is no other HTTP client in the host.
 //! Read in this order: `gate.rs` (the order of things), `wire.rs` (what holds for every request), `guard.rs`
-//! (which addresses are dialled), `decode.rs` (plain bytes for the guest), `fault.rs` (what an error means).
+//! (which addresses are dialled), `decode.rs` (plain bytes for the guest), `fault.rs` (what an error means),
+//! `audited.rs` (calls that never get here).
 
 pub mod audit;
+mod audited;
 mod decode;
 mod fault;
 mod gate;
@@ -12,5 +14,6 @@ mod guard;
 mod wire;
 
 pub use audit::{AuditError, AuditSink};
+pub use audited::Audited;
 pub use gate::{Gate, RuleSource};
 pub use wire::{EgressError, HttpWire, WireConfig};

@@ -394,6 +394,8 @@ impl Work<'_> {
         let call = ActionCall {
             tenant: record.tenant.clone(),
             principal: record.principal.clone(),
+            on_behalf_of: None,
+            flow: Some(record.flow.to_string()),
             run: Some(record.id),
             step: Some(step),
             attempt,

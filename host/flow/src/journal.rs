@@ -1,5 +1,7 @@
 //! What the engine needs of a database: the journal is the truth of a run.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use keyward_model::{Principal, RunId, TenantId};
 use serde::{Deserialize, Serialize};
@@ -70,6 +72,13 @@ pub struct FlowId {
     pub name: String,
     /// `document.version`.
     pub version: String,
+}
+
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, name, version } = self;
+        write!(f, "{namespace}/{name}:{version}")
+    }
 }
 
 /// Where a run stands; the specification's status phases.

@@ -5,7 +5,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    ids::{ActionName, CallId, ConnectionId, ConnectorId, Principal, RunId, TenantId},
+    error::Sent,
+    ids::{ActionName, ActionRef, CallId, ConnectionId, ConnectionName, ConnectorId, Principal, RunId, TenantId},
     reason::Reason,
 };
 
@@ -21,6 +22,10 @@ pub struct AuditRecord {
     pub tenant: TenantId,
     /// Who asked.
     pub principal: Principal,
+    /// For whom, where that is another.
+    pub on_behalf_of: Option<Principal>,
+    /// In which flow, as `namespace/name:version`.
+    pub flow: Option<String>,
     /// In which run.
     pub run: Option<RunId>,
     /// Which step of it.
@@ -44,8 +49,8 @@ pub struct AuditRecord {
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AuditEvent {
-    /// A guest's request that may change something is about to go out; `request-sent` follows it, unless the
-    /// host died between the two.
+    /// A guest's request that may change something is about to go out; `request-sent` or
+    /// `request-denied` follows it, unless the host died between the two.
     RequestPermitted {
         /// The HTTP method.
         method: String,
@@ -68,15 +73,31 @@ pub enum AuditEvent {
         scopes: Vec<String>,
         /// The HTTP status, where an answer came.
         status: Option<u16>,
-        /// From the first byte out to the head of the answer, milliseconds.
+        /// Whether it reached the server.
+        sent: Sent,
+        /// How often it was given to the wire: twice where the server refused the first token, 0 where it did not come
+        /// so far.
+        sends: u32,
+        /// From when it was first given to the wire to the head of the answer, milliseconds.
         duration_ms: u64,
     },
-    /// A guest's request was refused.
+    /// A guest's request was refused, and nothing was sent.
     RequestDenied {
         /// The method as asked for, cut to 16 characters.
         method: String,
         /// `host` or `host:port` where the request could be understood that far.
         host: Option<String>,
+        /// The declared path template that allowed it, where another rule than the action's refused it.
+        path_template: Option<String>,
+    },
+    /// A limit of the call refused a request; one record for each limit, however often it does.
+    LimitReached,
+    /// A call was refused before it began.
+    CallRefused {
+        /// The action as it was asked for.
+        action: ActionRef,
+        /// The connection as it was asked for.
+        connection: Option<ConnectionName>,
     },
     /// A secret came back and was replaced.
     SecretRedacted {
@@ -98,4 +119,11 @@ pub enum AuditEvent {
         /// `initialised`, `rotated` or `rekeyed`.
         change: String,
     },
+}
+
+impl AuditEvent {
+    /// Whether something was refused.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::RequestDenied { .. } | Self::LimitReached | Self::CallRefused { .. })
+    }
 }

@@ -9,6 +9,7 @@ use crate::{
     error::{InvokeError, SendError},
     ids::{ActionName, ActionRef, CallId, ConnectionId, ConnectionName, ConnectorId, Principal, RunId, TenantId},
     manifest::Limits,
+    reason::Reason,
     request::{GuestRequest, GuestResponse},
 };
 
@@ -19,6 +20,10 @@ pub struct ActionCall {
     pub tenant: TenantId,
     /// Who asks.
     pub principal: Principal,
+    /// For whom, where that is another.
+    pub on_behalf_of: Option<Principal>,
+    /// In which flow, as `namespace/name:version`.
+    pub flow: Option<String>,
     /// In which run, where it is a flow's.
     pub run: Option<RunId>,
     /// Which step (a JSON pointer into the flow), where it is a flow's.
@@ -103,6 +108,10 @@ pub struct CallContext {
     pub tenant: TenantId,
     /// Who asked for the action.
     pub principal: Principal,
+    /// For whom, where that is another.
+    pub on_behalf_of: Option<Principal>,
+    /// In which flow, as `namespace/name:version`.
+    pub flow: Option<String>,
     /// This call.
     pub call: CallId,
     /// In which run, where it is a flow's.
@@ -124,4 +133,7 @@ pub struct CallContext {
 pub trait Outbound: Send + Sync {
     /// Checks, authenticates and sends `request`, and cleans what comes back.
     async fn send(&self, ctx: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError>;
+
+    /// Takes note that a limit of the call refused a request, which therefore does not come here.
+    async fn refused(&self, ctx: &CallContext, limit: Reason) -> Result<(), SendError>;
 }

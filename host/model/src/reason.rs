@@ -88,12 +88,16 @@ reasons! {
     Timeout = "timeout",
     /// The provider says: too many requests.
     RateLimited = "rate-limited",
-    /// A body is larger than the call's limit.
+    /// The body of an answer is larger than the call's limit.
     TooLarge = "too-large",
     /// The answer cannot be decoded.
     ResponseMalformed = "response-malformed",
     /// The call has made as many requests as it may.
     RequestLimit = "request-limit",
+    /// The call has as many streamed requests open as it may.
+    ExchangeLimit = "exchange-limit",
+    /// The bodies of the call's requests are larger than its limit.
+    UploadLimit = "upload-limit",
     /// The guest used more memory than it may.
     MemoryLimit = "memory-limit",
     /// The guest used more processor time than it may.
@@ -102,8 +106,6 @@ reasons! {
     WallLimit = "wall-limit",
     /// The guest recursed too deep.
     StackOverflow = "stack-overflow",
-    /// The guest wrote more log text than it may.
-    LogLimit = "log-limit",
     /// The guest panicked or trapped.
     GuestTrap = "guest-trap",
     /// The component does not fit this host.

@@ -169,6 +169,8 @@ fn audit(tenant: &TenantId, principal: &Principal, connector: &ConnectorId, chan
         at: OffsetDateTime::now_utc(),
         tenant: tenant.clone(),
         principal: principal.clone(),
+        on_behalf_of: None,
+        flow: None,
         run: None,
         step: None,
         call: None,

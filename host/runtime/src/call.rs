@@ -7,6 +7,7 @@ use std::{
 };
 
 use keyward_model::{CallContext, LogLevel, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
 
@@ -83,9 +84,13 @@ pub(crate) struct Usage {
     pub(crate) requests: u32,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
+    /// A permit for each exchange that may still be opened.
+    exchanges: Arc<Semaphore>,
     pub(crate) delivery: Delivery,
     /// The last errors that the host gave the guest, as the host knows them.
     told: VecDeque<SendError>,
+    /// The limits that have refused a request.
+    reached: Vec<Reason>,
 }
 
 /// So many errors are remembered: a guest passes on one of the last, if any.
@@ -98,8 +103,10 @@ impl Usage {
             requests: 0,
             request_bytes: 0,
             response_bytes: 0,
+            exchanges: Arc::new(Semaphore::new(limits.exchanges as usize)),
             delivery: Delivery { known: Sent::No, open: 0 },
             told: VecDeque::new(),
+            reached: Vec::new(),
         }
     }
 
@@ -117,13 +124,25 @@ impl Usage {
         Ok(())
     }
 
+    /// Counts an exchange as open for as long as the permit is held.
+    pub(crate) fn exchange(&self) -> Result<OwnedSemaphorePermit, SendError> {
+        self.exchanges.clone().try_acquire_owned().map_err(|_| {
+            SendError::new(
+                SendErrorKind::RateLimited { retry_after: None },
+                Reason::ExchangeLimit,
+                format!("the call has {} streamed requests open, and may not open more", self.limits.exchanges),
+            )
+            .hint("drop an exchange first, or raise `limits.exchanges` of the action in connector.toml")
+        })
+    }
+
     /// Counts bytes of a request's body before they are sent.
     pub(crate) fn sending(&mut self, bytes: usize) -> Result<(), SendError> {
         let limit = self.limits.request_bytes;
         add_within(&mut self.request_bytes, bytes, limit).map_err(|()| {
             SendError::new(
                 SendErrorKind::TooLarge { limit },
-                Reason::TooLarge,
+                Reason::UploadLimit,
                 format!("the bodies of the call's requests are larger than {limit} bytes"),
             )
             .hint("raise `limits.request_bytes` of the action in connector.toml")
@@ -141,6 +160,28 @@ impl Usage {
             )
             .hint("raise `limits.response_bytes` of the action in connector.toml, or ask the API for smaller pages")
             .sent(Sent::Yes)
+        })
+    }
+
+    /// Refuses a response of `bytes` that has to fit into the guest's memory in one piece, and cannot.
+    pub(crate) fn fits(&self, bytes: usize) -> Result<(), SendError> {
+        let limit = self.limits.memory_bytes;
+        if bytes as u64 <= limit {
+            return Ok(());
+        }
+        let message = format!("the body of the response is larger than the call's memory of {limit} bytes");
+        Err(SendError::new(SendErrorKind::TooLarge { limit }, Reason::TooLarge, message)
+            .hint("read it with `connection.start`, piece by piece, or ask the API for smaller pages")
+            .sent(Sent::Yes))
+    }
+
+    /// The limit that refused a request with this error, the first time that it does.
+    pub(crate) fn reached(&mut self, error: &SendError) -> Option<Reason> {
+        let is_limit = matches!(error.reason, Reason::RequestLimit | Reason::ExchangeLimit | Reason::UploadLimit);
+        let is_new = is_limit && !self.reached.contains(&error.reason);
+        is_new.then(|| {
+            self.reached.push(error.reason);
+            error.reason
         })
     }
 

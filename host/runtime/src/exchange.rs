@@ -25,7 +25,7 @@ use keyward_model::{
     Body, BodyStream, CallContext, GuestRequest, GuestResponse, Outbound, Reason, SendError, SendErrorKind, Sent,
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, mpsc, oneshot},
     task::AbortHandle,
 };
 use tracing::Instrument;
@@ -72,6 +72,8 @@ pub struct Exchange {
     body: Writing,
     answer: Answer,
     delivery: Option<Undelivered>,
+    /// Counts it as open until it is dropped.
+    _open: OwnedSemaphorePermit,
     _task: AbortOnDrop,
 }
 
@@ -123,6 +125,7 @@ impl Exchange {
         usage: &mut Usage,
     ) -> Result<Self, SendError> {
         usage.request()?;
+        let open = usage.exchange()?;
         let bodiless = length == Some(0) || (length.is_none() && matches!(&*request.method, "GET" | "HEAD"));
         let (asked, asked_for_body) = oneshot::channel();
         let body = if bodiless {
@@ -141,7 +144,7 @@ impl Exchange {
             let _ = answered.send(outbound.send(&context, request).await);
         };
         let task = AbortOnDrop(tokio::spawn(task.in_current_span()).abort_handle());
-        let mut exchange = Self { body, answer: Answer::Awaited(answer), delivery, _task: task };
+        let mut exchange = Self { body, answer: Answer::Awaited(answer), delivery, _open: open, _task: task };
         tokio::select! {
             biased;
             answered = exchange.answered(usage) => answered?,

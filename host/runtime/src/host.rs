@@ -32,22 +32,30 @@ impl CallState {
         while let Some(chunk) = self.meter.pause(chunks.next()).await {
             let chunk = chunk?;
             self.usage.received(chunk.len())?;
+            self.usage.fits(body.len() + chunk.len())?;
             // The usual response is one chunk, which is moved rather than copied.
             if body.is_empty() { body = chunk.into() } else { body.extend_from_slice(&chunk) }
         }
         Ok(http::Response { status, headers, body })
     }
 
-    /// Tells the guest of an error and remembers it.
-    fn tell(&mut self, error: &SendError) -> http::SendError {
-        self.usage.tell(error);
-        convert::send_error(error)
+    /// Tells the guest of an error and remembers it. A limit of the call is told to the way out as well.
+    async fn tell(&mut self, error: SendError) -> http::SendError {
+        let error = match self.usage.reached(&error) {
+            Some(limit) => {
+                let noted = self.meter.pause(self.outbound.refused(&self.context, limit)).await;
+                noted.err().map_or(error.clone(), |failed| failed.sent(error.sent))
+            }
+            None => error,
+        };
+        self.usage.tell(&error);
+        convert::send_error(&error)
     }
 
     /// Tells the guest of an error; a fault of its code ends the call.
-    fn tell_fault(&mut self, fault: Fault) -> wasmtime::Result<http::SendError> {
+    async fn tell_fault(&mut self, fault: Fault) -> wasmtime::Result<http::SendError> {
         match fault {
-            Fault::Send(error) => Ok(self.tell(&error)),
+            Fault::Send(error) => Ok(self.tell(error).await),
             Fault::Misuse(misuse) => Err(misuse.into()),
         }
     }
@@ -63,8 +71,10 @@ impl http::HostConnection for CallState {
         body: Option<Vec<u8>>,
     ) -> wasmtime::Result<Result<http::Response, http::SendError>> {
         self.table.get(&connection)?;
-        let answer = self.send_whole(convert::request(head, convert::body(body))).await;
-        Ok(answer.map_err(|error| self.tell(&error)))
+        match self.send_whole(convert::request(head, convert::body(body))).await {
+            Ok(response) => Ok(Ok(response)),
+            Err(error) => Ok(Err(self.tell(error).await)),
+        }
     }
 
     async fn start(
@@ -79,7 +89,7 @@ impl http::HostConnection for CallState {
         let started = Exchange::start(outbound, context, request, length, &mut self.usage);
         match self.meter.pause(started).await {
             Ok(exchange) => Ok(Ok(self.table.push(exchange)?)),
-            Err(error) => Ok(Err(self.tell(&error))),
+            Err(error) => Ok(Err(self.tell(error).await)),
         }
     }
 
@@ -98,7 +108,7 @@ impl http::HostExchange for CallState {
         let written = self.table.get_mut(&exchange)?.write(chunk, &mut self.usage);
         match self.meter.pause(written).await {
             Ok(()) => Ok(Ok(())),
-            Err(fault) => self.tell_fault(fault).map(Err),
+            Err(fault) => self.tell_fault(fault).await.map(Err),
         }
     }
 
@@ -109,7 +119,7 @@ impl http::HostExchange for CallState {
         let finished = self.table.get_mut(&exchange)?.finish(&mut self.usage);
         match self.meter.pause(finished).await {
             Ok(head) => Ok(Ok(http::ResponseHead { status: head.status, headers: head.headers })),
-            Err(fault) => self.tell_fault(fault).map(Err),
+            Err(fault) => self.tell_fault(fault).await.map(Err),
         }
     }
 
@@ -121,7 +131,7 @@ impl http::HostExchange for CallState {
         let read = self.table.get_mut(&exchange)?.read(max, &mut self.usage);
         match self.meter.pause(read).await {
             Ok(chunk) => Ok(Ok(chunk)),
-            Err(fault) => self.tell_fault(fault).map(Err),
+            Err(fault) => self.tell_fault(fault).await.map(Err),
         }
     }
 

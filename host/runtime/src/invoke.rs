@@ -174,6 +174,8 @@ impl Invoke for Runtime {
         let context = CallContext {
             tenant: call.tenant.clone(),
             principal: call.principal.clone(),
+            on_behalf_of: call.on_behalf_of.clone(),
+            flow: call.flow.clone(),
             call: CallId::new(),
             run: call.run,
             step: call.step.clone(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use keyward_egress::{AuditError, AuditSink};
-use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionId, RunId, TenantId};
+use keyward_model::{ActionName, AuditRecord, ConnectionId, RunId, TenantId};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
@@ -24,7 +24,7 @@ pub struct AuditFilter {
     pub connection: Option<ConnectionId>,
     /// Of actions of this name.
     pub action: Option<ActionName>,
-    /// Only requests that were denied.
+    /// Only requests and calls that were refused.
     pub denied_only: bool,
     /// From this time on.
     pub since: Option<OffsetDateTime>,
@@ -115,7 +115,7 @@ fn row(record: &AuditRecord) -> Result<String, DatabaseError> {
         record.connector.as_ref().map(|connector| connector.name.as_str()),
         record.action.as_ref().map(ActionName::as_str),
         record.connection,
-        matches!(record.event, AuditEvent::RequestDenied { .. }),
+        record.event.is_refusal(),
         json(record)?,
     ))
 }

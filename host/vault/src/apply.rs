@@ -1,6 +1,12 @@
 //! One request on its way out and back: the credential goes in, and never comes back.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
@@ -46,6 +52,8 @@ struct Outgoing {
     url: Url,
     headers: HeaderMap,
     limits: WireLimits,
+    /// How often it went out.
+    sends: Arc<AtomicU32>,
 }
 
 /// What goes on the wire in place of the same parts of [`Outgoing`].
@@ -73,7 +81,7 @@ impl Vault {
     /// [`Reason::HostNotAllowed`] or [`Reason::InsufficientScope`]. Nothing was sent then.
     pub async fn apply(&self, permit: Permit, limits: WireLimits) -> Result<CredentialedRequest, SendError> {
         let PermitParts { tenant, method, url, headers, body, connection, placement, scopes, .. } = permit.into_parts();
-        let outgoing = Outgoing { tenant, method, url, headers, limits };
+        let outgoing = Outgoing { tenant, method, url, headers, limits, sends: Arc::default() };
         let (ready, credential) = match placement {
             None => (Ready { url: outgoing.url.clone(), headers: outgoing.headers.clone(), placed: Vec::new() }, None),
             Some(placement) => {
@@ -90,6 +98,11 @@ impl Vault {
 }
 
 impl CredentialedRequest {
+    /// How often it has gone out. It is shared, so that it can be read while the request is on its way, and after.
+    pub fn sends(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.outgoing.sends)
+    }
+
     /// Sends it over `wire` and takes every secret out of what comes back: head, body and errors.
     ///
     /// Where the answer is 401, the body can be sent again and the credential can be refreshed, it is
@@ -168,6 +181,7 @@ impl CredentialUse {
 
 impl Outgoing {
     fn request(&self, url: Url, headers: HeaderMap, body: Body) -> WireRequest {
+        self.sends.fetch_add(1, Ordering::Relaxed);
         WireRequest { method: self.method.clone(), url, headers, body, limits: self.limits }
     }
 

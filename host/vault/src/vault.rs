@@ -175,6 +175,8 @@ pub(crate) fn audit(tenant: &TenantId, principal: &Principal, change: &str) -> A
         at: OffsetDateTime::now_utc(),
         tenant: tenant.clone(),
         principal: principal.clone(),
+        on_behalf_of: None,
+        flow: None,
         run: None,
         step: None,
         call: None,

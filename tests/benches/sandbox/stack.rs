@@ -165,6 +165,10 @@ impl Outbound for Closed {
     async fn send(&self, _: &CallContext, _: GuestRequest) -> Result<GuestResponse, SendError> {
         Err(SendError::new(SendErrorKind::Denied, Reason::HostNotAllowed, "there is no way out"))
     }
+
+    async fn refused(&self, _: &CallContext, _: Reason) -> Result<(), SendError> {
+        Ok(())
+    }
 }
 
 /// A runtime for loading one component.
@@ -250,6 +254,8 @@ impl Stack {
         ActionCall {
             tenant: TenantId::default(),
             principal: Principal::local_administrator(),
+            on_behalf_of: None,
+            flow: None,
             run: None,
             step: None,
             attempt: 1,

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use clap::Args;
-use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionId, ConnectionName, RunId};
+use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionId, ConnectionName, RunId, Sent};
 use keyward_store::AuditFilter;
 use time::OffsetDateTime;
 
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// Only of actions of this name, for example 'create-issue'
     #[arg(long, value_name = "NAME")]
     action: Option<ActionName>,
-    /// Only requests that were denied
+    /// Only requests and calls that were refused
     #[arg(long)]
     denied: bool,
     /// Only from this time on: '2026-11-22T13:00:00Z', or how long ago: '30m', '12h', '7d'
@@ -100,7 +100,10 @@ fn row(record: &AuditRecord, names: &HashMap<ConnectionId, ConnectionName>) -> [
     let action = match (&record.connector, &record.action) {
         (Some(connector), Some(action)) => format!("{}.{action}", connector.name),
         (Some(connector), None) => format!("{} {}", connector.name, connector.version),
-        (None, _) => none(),
+        (None, _) => match &record.event {
+            AuditEvent::CallRefused { action, .. } => format!("{}.{}", action.connector, action.action),
+            _ => none(),
+        },
     };
     let connection =
         record.connection.map_or_else(none, |id| names.get(&id).map_or_else(|| id.to_string(), ToString::to_string));
@@ -118,16 +121,27 @@ fn row(record: &AuditRecord, names: &HashMap<ConnectionId, ConnectionName>) -> [
 /// What happened, in a word and in detail.
 fn event(event: &AuditEvent) -> (&'static str, String) {
     match event {
-        AuditEvent::RequestSent { method, host, path_template, status, duration_ms, .. } => {
-            let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
-            ("sent", format!("{method} {host}{path_template} → {status} in {duration_ms} ms"))
+        AuditEvent::RequestSent { method, host, path_template, status, sent, sends, duration_ms, .. } => {
+            let (word, outcome) = match (status, sent) {
+                (Some(status), _) => ("sent", status.to_string()),
+                (None, Sent::No) => ("failed", "not sent".to_owned()),
+                (None, Sent::Maybe | Sent::Yes) => ("sent", "no answer".to_owned()),
+            };
+            let again = if *sends > 1 { format!(", sent {sends} times") } else { String::new() };
+            (word, format!("{method} {host}{path_template} → {outcome} in {duration_ms} ms{again}"))
         }
         AuditEvent::RequestPermitted { method, host, path_template, .. } => {
             ("permitted", format!("{method} {host}{path_template}"))
         }
-        AuditEvent::RequestDenied { method, host } => {
-            ("denied", format!("{method} {}", host.as_deref().unwrap_or("(no host)")))
+        AuditEvent::RequestDenied { method, host, path_template } => {
+            let host = host.as_deref().unwrap_or("(no host)");
+            ("denied", format!("{method} {host}{}", path_template.as_deref().unwrap_or_default()))
         }
+        AuditEvent::CallRefused { action, connection } => {
+            let with = connection.as_ref().map(|name| format!(" with {name}")).unwrap_or_default();
+            ("refused", format!("call of {action}{with}"))
+        }
+        AuditEvent::LimitReached => ("refused", "a request beyond a limit of the call".to_owned()),
         AuditEvent::SecretRedacted { count: 1 } => ("redacted", "once in the response".to_owned()),
         AuditEvent::SecretRedacted { count } => ("redacted", format!("{count} times in the response")),
         AuditEvent::Connection { change } => ("connection", change.clone()),
@@ -138,8 +152,41 @@ fn event(event: &AuditEvent) -> (&'static str, String) {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_happened_is_told_in_a_word_and_in_detail() {
+        let sent = |status, sent, sends| AuditEvent::RequestSent {
+            method: "GET".to_owned(),
+            host: "a.example".to_owned(),
+            path_template: "/{id}".to_owned(),
+            scopes: Vec::new(),
+            status,
+            sent,
+            sends,
+            duration_ms: 5,
+        };
+        let denied = |path_template| AuditEvent::RequestDenied {
+            method: "PUT".to_owned(),
+            host: Some("a.example".to_owned()),
+            path_template,
+        };
+        let refused = AuditEvent::CallRefused { action: "a.b".parse().unwrap(), connection: "work".parse().ok() };
+        for (what, word, detail) in [
+            (sent(Some(200), Sent::Yes, 1), "sent", "GET a.example/{id} → 200 in 5 ms"),
+            (sent(Some(201), Sent::Yes, 2), "sent", "GET a.example/{id} → 201 in 5 ms, sent 2 times"),
+            (sent(None, Sent::Maybe, 1), "sent", "GET a.example/{id} → no answer in 5 ms"),
+            (sent(None, Sent::No, 1), "failed", "GET a.example/{id} → not sent in 5 ms"),
+            (denied(None), "denied", "PUT a.example"),
+            (denied(Some("/{id}".to_owned())), "denied", "PUT a.example/{id}"),
+            (refused, "refused", "call of a.b with work"),
+            (AuditEvent::LimitReached, "refused", "a request beyond a limit of the call"),
+        ] {
+            assert_eq!(event(&what), (word, detail.to_owned()));
+        }
+    }
 
     #[test]
     fn a_time_is_a_moment_or_how_long_ago() {

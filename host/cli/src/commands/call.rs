@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use keyward_model::{
-    ActionCall, ActionOutcome, ActionRef, ConnectionName, Invoke, InvokeError, LogLevel, LogLine, Reason,
+    ActionCall, ActionOutcome, ActionRef, ConnectionName, InvokeError, LogLevel, LogLine, Reason,
     manifest::{Action, Manifest},
 };
 use serde_json::json;
@@ -58,6 +58,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let call = ActionCall {
         tenant: context.tenant.clone(),
         principal: context.principal.clone(),
+        on_behalf_of: None,
+        flow: None,
         run: None,
         step: None,
         attempt: 1,
@@ -67,7 +69,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         idempotency_key: arguments.idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string()),
     };
     let outcome = tokio::select! {
-        outcome = host.runtime.invoke(call) => outcome,
+        outcome = host.invoke.invoke(call) => outcome,
         () = signals::interrupted() => {
             return Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted; the call was stopped")
                 .hint("`keyward audit` shows which requests went out"));

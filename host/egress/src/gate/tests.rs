@@ -12,7 +12,7 @@ use axum::{Router, extract::Request, routing::any};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use keyward_model::{
-    Body, CallId, ConnectionId, Digest, Principal, Target,
+    Body, CallId, ConnectionId, Digest, Principal, PrincipalKind, Target,
     manifest::{Action, Endpoint, Limits, Manifest, Placement, RequestRule},
 };
 use keyward_policy::NetworkExceptions;
@@ -115,6 +115,8 @@ impl World {
         let ctx = CallContext {
             tenant: TenantId::default(),
             principal: Principal::local_administrator(),
+            on_behalf_of: Some(Principal { kind: PrincipalKind::User, id: "ada".into() }),
+            flow: Some("team/report:1.0.0".into()),
             call: CallId::new(),
             run: None,
             step: Some("/do/0".into()),
@@ -153,9 +155,15 @@ async fn vault_with_connection(wire: Arc<HttpWire>, url: String) -> (Vault, Conn
     Vault::initialise(&*store, &key, &tenant, &principal).await.unwrap();
     let options = VaultOptions { wire, providers: Arc::new(Catalogue::builtin()) };
     let vault = Vault::unlock(store, &key, options).await.unwrap();
+    let id = connect(&vault, url, TOKEN, None).await;
+    (vault, id)
+}
+
+/// Connects with `token`, in the place of `reconnect` where there is one.
+async fn connect(vault: &Vault, url: String, token: &str, reconnect: Option<ConnectionId>) -> ConnectionId {
     let new = NewConnection {
-        tenant,
-        principal,
+        tenant: TenantId::default(),
+        principal: Principal::local_administrator(),
         name: "work".parse().unwrap(),
         owner: None,
         provider: "github".into(),
@@ -163,11 +171,10 @@ async fn vault_with_connection(wire: Arc<HttpWire>, url: String) -> (Vault, Conn
         client: None,
         scopes: ["repo".to_owned()].into(),
         endpoints: BTreeMap::from([("api".into(), url)]),
-        reconnect: None,
+        reconnect,
     };
-    let token = StaticCredential::Bearer(Secret::from(TOKEN.to_owned()));
-    let facts = vault.connect_static(new, token).await.unwrap();
-    (vault, facts.id)
+    let token = StaticCredential::Bearer(Secret::from(token.to_owned()));
+    vault.connect_static(new, token).await.unwrap().id
 }
 
 fn request(method: Method, path: &str) -> GuestRequest {
@@ -215,7 +222,15 @@ async fn whole(response: GuestResponse) -> Result<String, SendError> {
     Ok(String::from_utf8(all).unwrap())
 }
 
-fn sent(method: &str, server: SocketAddr, template: &str, status: Option<u16>, event: &AuditEvent) {
+/// `reached` is whether it reached the server, and how often it went out.
+fn sent(
+    method: &str,
+    server: SocketAddr,
+    template: &str,
+    status: Option<u16>,
+    reached: (Sent, u32),
+    event: &AuditEvent,
+) {
     let AuditEvent::RequestSent { duration_ms, .. } = event else { panic!("{event:?}") };
     let expected = AuditEvent::RequestSent {
         method: method.into(),
@@ -223,6 +238,8 @@ fn sent(method: &str, server: SocketAddr, template: &str, status: Option<u16>, e
         path_template: template.into(),
         scopes: vec!["repo".into()],
         status,
+        sent: reached.0,
+        sends: reached.1,
         duration_ms: *duration_ms,
     };
     assert_eq!(*event, expected);
@@ -239,7 +256,11 @@ async fn denied_request_never_reaches_the_wire_and_is_on_record() {
     ] {
         let error = world.send(method.clone(), path).await.unwrap_err();
         assert_eq!((error.reason, error.sent), (reason, Sent::No), "{method} {path}");
-        let denied = AuditEvent::RequestDenied { method: method.to_string(), host: Some(server.to_string()) };
+        let denied = AuditEvent::RequestDenied {
+            method: method.to_string(),
+            host: Some(server.to_string()),
+            path_template: None,
+        };
         assert_eq!(world.recorded(), [(denied, Some(reason))]);
     }
     assert_eq!(hits.load(Ordering::SeqCst), 0);
@@ -254,7 +275,8 @@ async fn record_names_who_asked_for_what() {
     let ctx = &world.ctx;
     assert_eq!((&record.tenant, &record.principal, record.call), (&ctx.tenant, &ctx.principal, Some(ctx.call)));
     assert_eq!((record.connector.as_ref(), record.action.as_ref()), (Some(&ctx.connector), Some(&ctx.action)));
-    assert_eq!((record.connection, record.step.as_ref()), (ctx.connection, ctx.step.as_ref()));
+    assert_eq!((record.connection, &record.step), (ctx.connection, &ctx.step));
+    assert_eq!((&record.on_behalf_of, &record.flow), (&ctx.on_behalf_of, &ctx.flow));
 }
 
 #[tokio::test]
@@ -264,13 +286,44 @@ async fn token_reaches_the_server_and_never_the_guest() {
     let response = world.send(Method::GET, "/items/1").await.unwrap();
     assert_eq!(response.status, 201);
     let records = world.recorded();
-    sent("GET", server, "/items/{id}", Some(201), &records[0].0);
+    sent("GET", server, "/items/{id}", Some(201), (Sent::Yes, 1), &records[0].0);
     assert_eq!(records.len(), 1, "{records:?}");
 
     let text = whole(response).await.unwrap();
     assert!(!text.contains(TOKEN) && text.contains("redacted"), "{text}");
     assert_eq!(world.recorded(), [(AuditEvent::SecretRedacted { count: 1 }, Some(Reason::SecretEchoed))]);
     assert_eq!(hits.load(Ordering::SeqCst), 1);
+}
+
+/// A server that refuses the first token, while the connection gets another.
+#[tokio::test]
+async fn request_that_goes_out_twice_is_one_record_that_says_so() {
+    let (tell, mut asked) = mpsc::channel(1);
+    let (go_on, waiting) = (Arc::new(Notify::new()), AtomicBool::new(true));
+    let connected = go_on.clone();
+    let answer = move || {
+        let first = waiting.swap(false, Ordering::SeqCst);
+        let (tell, connected) = (tell.clone(), connected.clone());
+        async move {
+            if first {
+                tell.send(()).await.unwrap();
+                connected.notified().await;
+            }
+            if first { StatusCode::UNAUTHORIZED } else { StatusCode::CREATED }
+        }
+    };
+    let answer = Arc::new(answer);
+    let server = serve(Router::new().fallback(any(move || answer()))).await;
+    let mut world = World::new(server).await;
+    let (gate, ctx) = (world.gate.clone(), world.ctx.clone());
+    let sending = tokio::spawn(async move { gate.send(&ctx, request(Method::GET, "/items/1")).await });
+    asked.recv().await.unwrap();
+    connect(&world.gate.vault, format!("http://{server}"), "another-test-token-0123456789", world.ctx.connection).await;
+    go_on.notify_one();
+    assert_eq!(sending.await.unwrap().unwrap().status, 201);
+    let records = world.recorded();
+    sent("GET", server, "/items/{id}", Some(201), (Sent::Yes, 2), &records[0].0);
+    assert_eq!(records.len(), 1, "{records:?}");
 }
 
 #[tokio::test]
@@ -303,7 +356,7 @@ async fn change_is_on_record_before_it_is_sent() {
     // The caller goes away.
     sending.abort();
     let (event, reason) = world.next_record().await;
-    sent("POST", server, "/items", None, &event);
+    sent("POST", server, "/items", None, (Sent::Maybe, 1), &event);
     assert_eq!(reason, Some(Reason::Cancelled));
 }
 
@@ -341,8 +394,39 @@ async fn request_that_fails_on_the_way_is_on_record() {
     let error = world.send(Method::GET, "/items/1").await.unwrap_err();
     assert_eq!((error.reason, error.sent), (Reason::Unreachable, Sent::No));
     let records = world.recorded();
-    sent("GET", server, "/items/{id}", None, &records[0].0);
+    sent("GET", server, "/items/{id}", None, (Sent::No, 1), &records[0].0);
     assert_eq!(records[0].1, Some(Reason::Unreachable));
+}
+
+/// The rules permit it; the address guard, the wire or the vault does not.
+#[tokio::test]
+async fn request_that_is_refused_after_its_permit_is_on_record_as_denied() {
+    let (server, hits) = echo().await;
+    let nothing = NetworkExceptions::default();
+    let http_alone = NetworkExceptions { http: vec![server.to_string().parse().unwrap()], ..nothing.clone() };
+    for (network, reason) in [(nothing, Reason::SchemeNotAllowed), (http_alone, Reason::AddressNotAllowed)] {
+        let mut world = World::new(server).await;
+        let connect_timeout = Duration::from_secs(5);
+        let wire = HttpWire::new(WireConfig { network, extra_roots_pem: Vec::new(), connect_timeout }).unwrap();
+        let gate = Gate { wire: Arc::new(wire), ..world.gate.parts() };
+        let error = gate.send(&world.ctx, request(Method::GET, "/items/1")).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (reason, Sent::No));
+        let denied = AuditEvent::RequestDenied {
+            method: "GET".into(),
+            host: Some(server.to_string()),
+            path_template: Some("/items/{id}".into()),
+        };
+        assert_eq!(world.recorded(), [(denied, Some(reason))]);
+    }
+    assert_eq!(hits.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn limit_that_refused_a_request_is_on_record() {
+    let (server, _) = echo().await;
+    let mut world = World::new(server).await;
+    world.gate.refused(&world.ctx, Reason::RequestLimit).await.unwrap();
+    assert_eq!(world.recorded(), [(AuditEvent::LimitReached, Some(Reason::RequestLimit))]);
 }
 
 #[tokio::test]
@@ -360,7 +444,7 @@ async fn request_without_rules_or_connection_is_denied_and_on_record() {
     let error = gone.send(&world.ctx, request(Method::GET, "/items/1")).await.unwrap_err();
     assert_eq!(error.reason, Reason::ActionUnknown);
 
-    let denied = AuditEvent::RequestDenied { method: "GET".into(), host: None };
+    let denied = AuditEvent::RequestDenied { method: "GET".into(), host: None, path_template: None };
     let reasons = [Reason::ConnectionUnknown, Reason::ConnectionMissing, Reason::ActionUnknown];
     assert_eq!(world.recorded(), reasons.map(|reason| (denied.clone(), Some(reason))));
     assert_eq!(hits.load(Ordering::SeqCst), 0);

@@ -28,6 +28,7 @@ pub(crate) struct Fixture {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) directory: TempDir,
     catalog: Arc<OneConnector>,
+    refused: Arc<Mutex<Vec<Reason>>>,
 }
 
 struct OneConnector {
@@ -50,12 +51,20 @@ impl Catalog for OneConnector {
     }
 }
 
-struct Scripted(Answer);
+struct Scripted {
+    answer: Answer,
+    refused: Arc<Mutex<Vec<Reason>>>,
+}
 
 #[async_trait]
 impl Outbound for Scripted {
     async fn send(&self, _: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError> {
-        (self.0)(request).await
+        (self.answer)(request).await
+    }
+
+    async fn refused(&self, _: &CallContext, limit: Reason) -> Result<(), SendError> {
+        self.refused.lock().unwrap().push(limit);
+        Ok(())
     }
 }
 
@@ -97,9 +106,11 @@ impl Fixture {
             max_concurrent_calls: turns,
             ceiling: Limits::default_ceiling(),
         };
-        let outbound = Scripted(Box::new(move |request| Box::pin(answer(request))));
+        let refused = Arc::<Mutex<Vec<_>>>::default();
+        let answer: Answer = Box::new(move |request| Box::pin(answer(request)));
+        let outbound = Scripted { answer, refused: refused.clone() };
         let runtime = Runtime::new(config, catalog.clone(), Arc::new(outbound)).unwrap();
-        Self { runtime: Arc::new(runtime), directory, catalog }
+        Self { runtime: Arc::new(runtime), directory, catalog, refused }
     }
 
     /// The same with other limits.
@@ -125,6 +136,11 @@ impl Fixture {
         self.catalog.clone()
     }
 
+    /// The limits that the way out was told of.
+    pub(crate) fn refused(&self) -> Vec<Reason> {
+        self.refused.lock().unwrap().clone()
+    }
+
     /// Calls the action `go` with `input`.
     pub(crate) async fn call(&self, input: Value) -> Result<ActionOutcome, InvokeError> {
         self.runtime.invoke(call(input)).await
@@ -138,7 +154,7 @@ impl Fixture {
 
 /// A way out that refuses everything.
 pub(crate) fn closed() -> Arc<dyn Outbound> {
-    Arc::new(Scripted(Box::new(|_| Box::pin(async { Err(denied()) }))))
+    Arc::new(Scripted { answer: Box::new(|_| Box::pin(async { Err(denied()) })), refused: Arc::default() })
 }
 
 /// A call of the action `go`.
@@ -146,6 +162,8 @@ pub(crate) fn call(input: Value) -> ActionCall {
     ActionCall {
         tenant: TenantId::default(),
         principal: Principal::local_administrator(),
+        on_behalf_of: None,
+        flow: None,
         run: None,
         step: None,
         attempt: 1,

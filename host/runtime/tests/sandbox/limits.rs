@@ -202,9 +202,10 @@ async fn log_is_cut_at_its_limit_with_one_last_line() {
 
 #[tokio::test]
 async fn requests_beyond_the_limit_are_refused_before_the_way_out() {
-    // Sends until it is refused, and passes that on.
+    // Sends until it is refused, once more, and passes that on.
     let guest = Guest::new(
-        "(loop $again (call $get (local.get $connection)) (br_if $again (i32.eqz (call $is_error)))) (call $failed)",
+        r#"(loop $again (call $get (local.get $connection)) (br_if $again (i32.eqz (call $is_error))))
+           (call $get (local.get $connection)) (call $failed)"#,
     );
     let sent = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let fixture = Fixture::answering(&guest, {
@@ -214,9 +215,28 @@ async fn requests_beyond_the_limit_are_refused_before_the_way_out() {
             async { Ok(response(200, &["{}"])) }
         }
     });
-    let error = fixture.limits(|limits| limits.requests = 3).failure().await;
+    let fixture = fixture.limits(|limits| limits.requests = 3);
+    let error = fixture.failure().await;
     assert_eq!((error.kind, error.reason), (InvokeErrorKind::RateLimited, Reason::RequestLimit));
+    assert_eq!(fixture.refused(), [Reason::RequestLimit], "the way out is told once");
     assert_eq!(sent.load(std::sync::atomic::Ordering::Relaxed), 3);
+}
+
+#[tokio::test]
+async fn exchanges_beyond_the_limit_are_refused_until_one_is_dropped() {
+    let start = "(call $start_get (local.get $connection)) (if (call $is_error) (then (return (call $failed))))";
+    let done = "(call $ok (i32.const 64) (i32.const 4))";
+    let answer = |_| async { Ok(response(207, &["{}"])) };
+    let three = Fixture::answering(&Guest::new(&[start, start, start, done].join(" ")), answer);
+    let three = three.limits(|limits| limits.exchanges = 2);
+    let error = three.failure().await;
+    assert_eq!(three.refused(), [Reason::ExchangeLimit]);
+    assert_eq!((error.kind, error.reason), (InvokeErrorKind::RateLimited, Reason::ExchangeLimit), "{}", error.message);
+    assert!(error.hint.unwrap().contains("limits.exchanges"));
+
+    let drop = "(call $drop (i32.load (i32.const 2056)))";
+    let one_less = Fixture::answering(&Guest::new(&[start, start, drop, start, done].join(" ")), answer);
+    assert!(one_less.limits(|limits| limits.exchanges = 2).call(Value::Null).await.is_ok());
 }
 
 /// A hundred query parameters that are all the same 40,000 bytes of the guest's one page.

@@ -1,8 +1,15 @@
 //! What a guest may learn of its requests, and what the caller learns.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
-use keyward_model::{InvokeErrorKind, Reason, SendError, SendErrorKind, Sent, Target};
+use futures_util::StreamExt;
+use keyward_model::{GuestResponse, InvokeErrorKind, Reason, SendError, SendErrorKind, Sent, Target};
 use serde_json::{Value, json};
 
 use crate::{
@@ -107,8 +114,34 @@ async fn bodies_beyond_their_limits_are_refused() {
     assert_eq!((error.kind, error.reason, error.sent), (InvokeErrorKind::Communication, Reason::TooLarge, Sent::Yes));
     assert!(error.message.contains("responses are larger than 7"), "{}", error.message);
     let error = fixture.call(json!("1234567")).await.unwrap_err();
-    assert_eq!((error.reason, error.sent), (Reason::TooLarge, Sent::No));
+    assert_eq!((error.reason, error.sent), (Reason::UploadLimit, Sent::No));
     assert!(error.message.contains("requests are larger than 8"), "{}", error.message);
+    assert_eq!(fixture.refused(), [Reason::UploadLimit]);
     let fixture = fixture.limits(|limits| limits.response_bytes = 8);
     assert_eq!(fixture.call(Value::Null).await.unwrap().output, json!(12_345_678));
+}
+
+/// A server that sends without end, to a call that may receive without end.
+#[tokio::test]
+async fn whole_response_is_no_larger_than_the_guests_memory() {
+    let pulled = Arc::new(AtomicUsize::new(0));
+    let fixture = Fixture::answering(&Guest::new(POST), {
+        let pulled = pulled.clone();
+        move |_| {
+            let pulled = pulled.clone();
+            async move {
+                let chunks = std::iter::repeat_with(move || {
+                    pulled.fetch_add(64 << 10, Ordering::Relaxed);
+                    Ok(vec![0; 64 << 10].into())
+                });
+                Ok(GuestResponse { status: 200, headers: Vec::new(), body: futures_util::stream::iter(chunks).boxed() })
+            }
+        }
+    });
+    let fixture = fixture.limits(|limits| (limits.memory_bytes, limits.response_bytes) = (4 << 20, 16 << 30));
+    let error = fixture.failure().await;
+    assert_eq!((error.reason, error.sent), (Reason::TooLarge, Sent::Yes), "{}", error.message);
+    assert!(error.message.ends_with("the call's memory of 4194304 bytes"), "{}", error.message);
+    assert!(error.hint.unwrap().contains("connection.start"));
+    assert!(pulled.load(Ordering::Relaxed) <= (4 << 20) + (64 << 10), "{pulled:?} bytes were read");
 }

@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use keyward_egress::AuditSink;
-use keyward_model::{AuditEvent, AuditRecord, CallId, ConnectionId, ConnectorId, Digest, Reason, RunId};
+use keyward_model::{AuditEvent, AuditRecord, CallId, ConnectionId, ConnectorId, Digest, Reason, RunId, Sent};
 use keyward_store::AuditFilter;
 use uuid::Uuid;
 
-use super::{Database, NOON, record, tenant};
+use super::{Database, NOON, record, tenant, user};
 
 /// A record with everything in it.
 fn full() -> AuditRecord {
     AuditRecord {
+        on_behalf_of: Some(user("grace")),
+        flow: Some("team/report:1.0.0".to_owned()),
         run: Some(RunId::new()),
         step: Some("/do/0/fetch".to_owned()),
         call: Some(CallId::new()),
@@ -28,6 +30,8 @@ fn full() -> AuditRecord {
             path_template: "/repos/{owner}/{repo}/issues".to_owned(),
             scopes: vec!["repo".to_owned()],
             status: Some(200),
+            sent: Sent::Yes,
+            sends: 1,
             duration_ms: 17,
         },
         ..record(&tenant("default"), "")
@@ -40,7 +44,7 @@ pub(crate) async fn records_read_back_in_the_order_of_writing<D: Database>(datab
     let mut second = full();
     // Order is that of writing, whatever the clocks say.
     second.at = NOON - Duration::from_secs(60);
-    second.event = AuditEvent::RequestDenied { method: "DELETE".to_owned(), host: None };
+    second.event = AuditEvent::RequestDenied { method: "DELETE".to_owned(), host: None, path_template: None };
     second.reason = Some(Reason::PathNotAllowed);
     for record in [&first, &second] {
         store.record(record.clone()).await.unwrap();
@@ -57,7 +61,8 @@ pub(crate) async fn a_filter_narrows_and_the_newest_are_kept<D: Database>(databa
         record.at = NOON + Duration::from_secs(number);
         written.push(record);
     }
-    written[1].event = AuditEvent::RequestDenied { method: "PUT".to_owned(), host: None };
+    written[1].event = AuditEvent::RequestDenied { method: "PUT".to_owned(), host: None, path_template: None };
+    written[3].event = AuditEvent::CallRefused { action: "github.star".parse().unwrap(), connection: None };
     written[2].action = Some("create-issue".parse().unwrap());
     written[3].connection = written[0].connection;
     for record in &written {
@@ -69,7 +74,7 @@ pub(crate) async fn a_filter_narrows_and_the_newest_are_kept<D: Database>(databa
         (AuditFilter { run: written[1].run, ..none.clone() }, &[1]),
         (AuditFilter { connection: written[0].connection, ..none.clone() }, &[0, 3]),
         (AuditFilter { action: written[2].action.clone(), ..none.clone() }, &[2]),
-        (AuditFilter { denied_only: true, ..none.clone() }, &[1]),
+        (AuditFilter { denied_only: true, ..none.clone() }, &[1, 3]),
         (AuditFilter { since: Some(written[2].at), ..none.clone() }, &[2, 3]),
         (AuditFilter { limit: Some(2), ..none.clone() }, &[2, 3]),
         (AuditFilter { limit: Some(1), connection: written[0].connection, ..none.clone() }, &[3]),

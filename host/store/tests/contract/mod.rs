@@ -99,6 +99,8 @@ pub(crate) fn record(tenant: &TenantId, change: &str) -> AuditRecord {
         at: NOON,
         tenant: tenant.clone(),
         principal: user("ada"),
+        on_behalf_of: None,
+        flow: None,
         run: None,
         step: None,
         call: None,

@@ -159,6 +159,8 @@ impl Vault {
             at: self.clock.now().wall,
             tenant: facts.tenant.clone(),
             principal: principal.clone(),
+            on_behalf_of: None,
+            flow: None,
             run: None,
             step: None,
             call: None,

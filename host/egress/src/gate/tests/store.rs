@@ -66,11 +66,13 @@ impl VaultStore for MemoryStore {
     async fn update_connection(
         &self,
         _: u64,
-        _: &ConnectionRow,
+        row: &ConnectionRow,
         _: Option<Lease>,
         _: Option<&AuditRecord>,
     ) -> Result<(), StoreError> {
-        not_needed()
+        let mut connections = self.connections.lock().unwrap();
+        connections.iter_mut().filter(|known| known.facts.id == row.facts.id).for_each(|known| *known = row.clone());
+        Ok(())
     }
 
     async fn delete_connection(
