@@ -1,6 +1,6 @@
 //! `connector.toml`: what an author writes about a connector, read with the place of every fault.
 //!
-#![doc = concat!("```toml\n", include_str!("example.toml"), "```")]
+#![doc = concat!("```toml\n", include_str!("manifest/example.toml"), "```")]
 //!
 //! The schemas of input and output do not stand here: `keyward plugin build` generates them from the
 //! types in the code, and the manifest in the component has them.
