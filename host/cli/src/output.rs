@@ -13,6 +13,7 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use keyward_model::Diagnostic;
+use keyward_registry::is_shown_plainly;
 use serde::Serialize;
 
 use crate::{
@@ -47,18 +48,29 @@ pub(crate) fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// `text` without control characters but line feed and tab: what a provider or a guest says must not
-/// move the cursor or write escape sequences to a terminal.
+/// `text` without what moves the cursor, hides or turns letters, or writes escape sequences to a terminal: what a
+/// provider or a guest says must show as what it is. Line feed and tab stay.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => c,
-            // Bidirectional overrides can show a text in another order than it has.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        })
-        .collect()
+    text.chars().map(|c| if matches!(c, '\n' | '\t') || is_shown_plainly(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// `document` as JSON over several lines. What would not show as itself is written as `\uXXXX`, which means the same to
+/// a program and is harmless on a terminal.
+pub(crate) fn json<T: Serialize + ?Sized>(document: &T) -> serde_json::Result<String> {
+    Ok(escaped(&serde_json::to_string_pretty(document)?))
+}
+
+/// JSON text with what would not show as itself written out. Outside of strings JSON is ASCII, and within them a line
+/// feed is written out already.
+fn escaped(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        if c == '\n' || is_shown_plainly(c) {
+            text.push(c);
+        } else {
+            text.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+        text
+    })
 }
 
 /// How the command speaks.
@@ -91,7 +103,7 @@ impl Output {
 
     /// The result as one JSON document, whoever reads it.
     pub(crate) fn document<T: Serialize + ?Sized>(self, document: &T) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(document)
+        let text = json(document)
             .map_err(|error| Failure::new(Exit::Internal, "internal", "cannot write the result").because(&error))?;
         self.text(&text)
     }
@@ -112,6 +124,11 @@ impl Output {
 
     /// A line for the person who waits, on standard error; a program does not get it.
     pub(crate) fn say(self, line: impl Display) {
+        self.show(clean(&line.to_string()));
+    }
+
+    /// The same for a text with styles, whose parts were cleaned before.
+    pub(crate) fn show(self, line: impl Display) {
         if !self.json && !self.quiet {
             to_stderr(format_args!("{line}"));
         }
@@ -119,19 +136,19 @@ impl Output {
 
     /// A line without which nothing goes on, on standard error, whoever reads.
     pub(crate) fn always(self, line: impl Display) {
-        to_stderr(format_args!("{line}"));
+        to_stderr(format_args!("{}", clean(&line.to_string())));
     }
 
     /// Something that deserves attention.
     pub(crate) fn warn(self, line: impl Display) {
         if !self.json {
-            to_stderr(format_args!("{} {line}", styled(style::WARNING, "warning:")));
+            to_stderr(format_args!("{} {}", styled(style::WARNING, "warning:"), clean(&line.to_string())));
         }
     }
 
     /// What to do next.
     pub(crate) fn hint(self, line: impl Display) {
-        self.say(format_args!("{} {line}", styled(style::HINT, "hint:")));
+        self.show(format_args!("{} {}", styled(style::HINT, "hint:"), clean(&line.to_string())));
     }
 
     /// A spinner on standard error, where that is a terminal and a person reads.
@@ -157,7 +174,7 @@ impl Output {
     /// Why the command failed, on standard error.
     pub(crate) fn failure(self, failure: &Failure) {
         if self.json {
-            to_stderr(format_args!("{}", failure.to_json()));
+            to_stderr(format_args!("{}", escaped(&failure.to_json().to_string())));
             return;
         }
         if let Some(faults) = &failure.faults {
@@ -200,9 +217,9 @@ impl Spinner {
         self.bar.finish_and_clear();
     }
 
-    /// Shows a line above the spinner, which stays.
-    pub(crate) fn say(&self, output: Output, line: impl Display) {
-        self.bar.suspend(|| output.say(line));
+    /// Shows a line, cleaned before, above the spinner, which stays.
+    pub(crate) fn show(&self, output: Output, line: impl Display) {
+        self.bar.suspend(|| output.show(line));
     }
 
     /// Says what is being done now.
@@ -292,6 +309,7 @@ pub(crate) fn duration(span: Duration) -> String {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -306,6 +324,14 @@ mod tests {
             "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}\nd\u{fffd}e"
         );
         assert!(!table(["a"], [["\u{1b}[31m".to_owned()]]).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_document_shows_every_character_as_itself_or_written_out_and_means_the_same() {
+        let document = serde_json::json!({"a\u{9b}": "é\n\t\u{1b}\u{7f}\u{202e}\u{e0041}漢🎉"});
+        let text = json(&document).unwrap();
+        assert_eq!(text, "{\n  \"a\\u009b\": \"é\\n\\t\\u001b\\u007f\\u202e\\udb40\\udc41漢🎉\"\n}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), document);
     }
 
     #[test]

@@ -27,9 +27,9 @@ impl Live {
         Self { output, spinner: Mutex::new(output.spinner(message)) }
     }
 
-    /// Shows a line.
+    /// Shows a line, whose parts were cleaned before.
     pub(crate) fn say(&self, line: impl std::fmt::Display) {
-        self.spinner().say(self.output, line);
+        self.spinner().show(self.output, line);
     }
 
     /// Takes the spinner away.
@@ -50,7 +50,7 @@ impl Observer for Live {
             spinner.now(clean(&format!("{}: {action}", name(place))));
         }
         if let Some(line) = line(&event) {
-            spinner.say(self.output, line);
+            spinner.show(self.output, line);
         }
     }
 

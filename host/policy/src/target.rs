@@ -159,6 +159,15 @@ impl EndpointUrl {
                 .hint("list the names of query parameters in the request rules"));
         }
         let host = HostPattern::parse(parts.host)?;
+        // A person reads this URL before agreeing to it, and letters of other scripts can look like those of a known
+        // host or path.
+        if !text.is_ascii() {
+            let hint = match parts.host.is_ascii() {
+                true => "encode the path, for example `%C3%A9` for é".to_owned(),
+                false => format!("write the host as it is dialled, `{host}`, if that is what you mean"),
+            };
+            return Err(RuleError::new("the URL of an endpoint has letters outside ASCII").hint(hint));
+        }
         let base = match parts.path {
             "" | "/" => Vec::new(),
             path => CanonicalPath::parse(path.strip_suffix('/').unwrap_or(path))?.segments().to_vec(),

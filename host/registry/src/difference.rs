@@ -9,7 +9,6 @@ use keyward_model::{
     ActionName, ConnectorId,
     manifest::{Action, Idempotency, Manifest, Placement},
 };
-use keyward_policy::NetworkExceptions;
 use serde::Serialize;
 
 use crate::rules::is_shown_plainly;
@@ -169,7 +168,7 @@ fn asks(manifest: &Manifest) -> BTreeMap<Key, Ask> {
     }
     for (name, endpoint) in &manifest.endpoints {
         let own = if endpoint.configurable { ", or the server that the connection names" } else { "" };
-        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}", shown_url(&endpoint.url))));
+        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}", endpoint.url)));
     }
     for (name, action) in &manifest.actions {
         asks.extend(of_action(action).into_iter().map(|(rank, what, ask)| ((Some(name.clone()), rank, what), ask)));
@@ -198,20 +197,6 @@ fn of_action(action: &Action) -> Vec<(u8, String, Ask)> {
         asks.push((4, format!("limit {name}"), Ask::UpTo { amount: amount.unwrap_or(default), default }));
     }
     asks
-}
-
-/// The URL in the form in which it is dialled: letters of other scripts can look like those of a known host.
-fn shown_url(url: &str) -> String {
-    if url.is_ascii() {
-        return url.to_owned();
-    }
-    match keyward_policy::check_endpoint_url(url, &NetworkExceptions::default()) {
-        Ok(dialled) => dialled.into(),
-        // With `*.` or `http` it is good only elsewhere; then at least nothing looks like something else.
-        Err(_) => {
-            url.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
-        }
-    }
 }
 
 fn placement_text(placement: &Placement) -> String {
@@ -368,8 +353,5 @@ mod tests {
     fn what_would_not_show_as_it_is_is_written_out() {
         let hidden = change(r#"["page", "sort"]"#, "[\"page\u{202e}\"]");
         assert!(hidden.changed.iter().any(|line| line.contains("page\\u{202e}")), "{hidden:#?}");
-        // A Cyrillic letter in place of the `o`.
-        let other_host = change("https://api.shop.example", "https://api.sh\u{43e}p.example");
-        assert!(other_host.changed.iter().any(|line| line.contains("https://api.xn--")), "{other_host:#?}");
     }
 }

@@ -25,4 +25,5 @@ pub use difference::{Difference, requirements};
 pub use error::RegistryError;
 pub use manifest::parse_manifest;
 pub use registry::{Proposal, Registry};
+pub use rules::is_shown_plainly;
 pub use store::{Installed, PluginStore, StoreError};

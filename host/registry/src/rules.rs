@@ -74,7 +74,7 @@ fn own(manifest: &Manifest) -> Vec<RuleError> {
 
 /// Whether a character shows as itself. A person reads a manifest before agreeing to it; what moves the
 /// cursor, breaks the line, hides or turns the order of letters could make it say something else than it does.
-pub(crate) fn is_shown_plainly(c: char) -> bool {
+pub fn is_shown_plainly(c: char) -> bool {
     !c.is_control()
         && !matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

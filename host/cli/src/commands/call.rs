@@ -49,7 +49,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let base = Base::open(context).await?;
     // What is wrong with the command line is told before a passphrase is asked for.
     let (installed, action) = base.registry.find(&context.tenant, &arguments.action).await?;
-    let given = input::read(arguments.input.as_deref())?;
+    let given = input::read(arguments.input.as_deref()).await?;
     let input = input::with_arguments(given, &arguments.arguments, &action.input, "action")?;
     let host = Host::over(base.unlock(context).await?)?;
 
@@ -85,7 +85,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     if !output.is_json() {
         // The output is JSON for people too: it is what the next program wants to read.
         output.document(&outcome.output)?;
-        output.say(styled(style::FAINT, summary(&outcome)));
+        output.show(styled(style::FAINT, summary(&outcome)));
         return Ok(());
     }
     output.document(&json!({
@@ -129,7 +129,7 @@ fn show_log(output: Output, log: &[LogLine], least: LogLevel) {
             LogLevel::Warn => ("warn", style::ODD),
             LogLevel::Error => ("error", style::BAD),
         };
-        output.say(format_args!("{} {}", styled(look, format_args!("{word:>5}")), output::clean(&line.text)));
+        output.show(format_args!("{} {}", styled(look, format_args!("{word:>5}")), output::clean(&line.text)));
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     match Base::open(context).await {
         Ok(base) => warnings.extend(unresolved(context, &base, &flow, Severity::Warning).await?),
         Err(failure) => {
-            context.output.say(styled(style::FAINT, format_args!("connectors are not looked up: {failure}")));
+            context.output.say(format_args!("connectors are not looked up: {failure}"));
         }
     }
     if !warnings.is_empty() {

@@ -246,7 +246,7 @@ fn outcome(context: &Context, record: RunRecord) -> Result<(), Failure> {
         _ => {
             context
                 .output
-                .say(styled(style::FAINT, format_args!("run {} {}", record.id, progress::phase(record.phase))));
+                .show(styled(style::FAINT, format_args!("run {} {}", record.id, progress::phase(record.phase))));
             Ok(())
         }
     }

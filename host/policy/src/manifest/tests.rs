@@ -53,6 +53,20 @@ fn every_fault_is_found_with_its_place() {
 }
 
 #[test]
+fn url_of_an_endpoint_shows_as_it_is_dialled() {
+    // The i of the host is a Cyrillic letter.
+    for (url, hint) in [
+        ("https://api.g\u{456}thub.com", "`api.xn--gthub-n2e.com`"),
+        ("https://*.b\u{fc}cher.example", "`*.xn--bcher-kva.example`"),
+        ("https://api.example.com/\u{fc}", "encode the path"),
+    ] {
+        let error = crate::check_endpoint_url(url, &NetworkExceptions::default()).unwrap_err();
+        assert!(error.message.contains("outside ASCII"), "{error}");
+        assert!(error.hint.unwrap().contains(hint), "{url}");
+    }
+}
+
+#[test]
 fn credential_and_scopes_need_a_provider() {
     let manifest = Manifest { provider: None, ..github() };
     assert_eq!(paths(&check_manifest(&manifest)), ["credential", "actions.close-issue.scopes"]);

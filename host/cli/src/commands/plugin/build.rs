@@ -53,7 +53,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     })?;
     let (source, manifest) = read_manifest(&arguments.directory, &directory)?;
     let toolchain = Toolchain::choose(arguments.toolchain, &directory).await?;
-    output.say(styled(style::FAINT, format_args!("building with {toolchain}")));
+    output.show(styled(style::FAINT, format_args!("building with {toolchain}")));
 
     let target_directory = absolute(arguments.target_dir.unwrap_or_else(|| directory.join("target")))?;
     let _alone = alone(&target_directory).await?;
@@ -70,7 +70,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     keyward_runtime::check_component(&component)?;
     drop(spinner);
     if !built.warnings.is_empty() {
-        output.say(&built.warnings);
+        output.show(&built.warnings);
     }
 
     let place = place(arguments.out.map(absolute).transpose()?, &directory, &manifest)?;

@@ -3,15 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use clap::Args;
-use keyward_model::{
-    Digest,
-    manifest::{Idempotency, Manifest, Placement},
-};
-use keyward_registry::artifact;
+use keyward_model::{Digest, manifest::Manifest};
+use keyward_registry::{artifact, requirements};
 use serde_json::{Value, json};
 
 use crate::{
@@ -72,98 +68,23 @@ async fn installed(context: &Context, name: &Path) -> Result<Option<(Vec<u8>, Ma
 }
 
 fn schema(schema: &Value) -> String {
-    serde_json::to_string_pretty(schema).unwrap_or_default().replace('\n', "\n          ")
+    output::json(schema).unwrap_or_default().replace('\n', "\n          ")
 }
 
-/// Everything that a person should know before agreeing.
+/// Everything that a person should know before agreeing; the lines of what it asks for are those that an upgrade is
+/// compared by.
 pub(super) fn describe(manifest: &Manifest, digest: &Digest, bytes: u64) -> String {
     let mut text = format!("{} {}", styled(style::STRONG, clean(&manifest.title)), clean(&manifest.version));
     if !manifest.description.is_empty() {
         text.push_str(&format!("\n{}", clean(&manifest.description)));
     }
-    let mut facts = vec![
-        ("connector", manifest.name.to_string()),
-        ("digest", digest.to_string()),
-        ("size", output::bytes(bytes)),
-        (
-            "connection",
-            manifest
-                .provider
-                .as_ref()
-                .map_or_else(|| "none: it uses no account".to_owned(), |provider| format!("an account at {provider}")),
-        ),
-    ];
-    if let Some(placement) = &manifest.credential {
-        facts.push(("credential", self::placement(placement)));
-    }
-    for (name, endpoint) in &manifest.endpoints {
-        let own = if endpoint.configurable { ", or the server that the connection names" } else { "" };
-        facts.push(("talks to", format!("{} ({name}){own}", endpoint.url)));
-    }
-    if manifest.endpoints.is_empty() {
-        facts.push(("talks to", "nobody".to_owned()));
-    }
-    text.push_str(&format!("\n\n{}", output::facts(facts)));
-    for (name, action) in &manifest.actions {
-        let effect = match action.idempotency {
-            Idempotency::Safe => "reads only",
-            Idempotency::Idempotent | Idempotency::Key => "changes things; twice is as once",
-            Idempotency::None => "changes things",
-        };
-        text.push_str(&format!(
-            "\n\n{}  {} {}",
-            styled(style::STRONG, name),
-            clean(&action.title),
-            styled(style::FAINT, format_args!("({effect})"))
-        ));
-        for request in &action.requests {
-            let query = match request.query.as_slice() {
-                [] => String::new(),
-                [any] if any == "*" => "  ?any".to_owned(),
-                names => format!("  ?{}", names.join(",")),
-            };
-            text.push_str(&clean(&format!(
-                "\n  may send     {} {}:{}{query}",
-                request.method, request.endpoint, request.path
-            )));
-        }
-        if action.requests.is_empty() {
-            text.push_str("\n  may send     nothing");
-        }
-        for (name, amount, default) in action.limits.by_name() {
-            if let Some(amount) = amount.filter(|amount| *amount > default) {
-                let (amount, default) = (of_limit(name, amount), of_limit(name, default));
-                text.push_str(&format!("\n  may use      {name} {amount}, where others have {default}"));
-            }
-        }
-        if !action.scopes.is_empty() {
-            let sets: Vec<_> = action.scopes.iter().map(|set| set.join(" + ")).collect();
-            text.push_str(&clean(&format!("\n  needs scope  {}", sets.join("  or  "))));
-        }
+    let facts =
+        [("connector", manifest.name.to_string()), ("digest", digest.to_string()), ("size", output::bytes(bytes))];
+    text.push_str(&format!("\n\n{}\n\n{}", output::facts(facts), styled(style::STRONG, "It asks for:")));
+    for line in requirements(manifest) {
+        text.push_str(&format!("\n  {}", clean(&line)));
     }
     text
-}
-
-/// An amount of a limit in its unit, which is the end of its name.
-fn of_limit(name: &str, amount: u64) -> String {
-    if name.ends_with("_bytes") {
-        output::bytes(amount)
-    } else if name.ends_with("_ms") {
-        output::duration(Duration::from_millis(amount))
-    } else {
-        amount.to_string()
-    }
-}
-
-fn placement(placement: &Placement) -> String {
-    match placement {
-        Placement::Header { name, prefix } if prefix.is_empty() => format!("put by the host into the header {name}"),
-        Placement::Header { name, prefix } => {
-            format!("put by the host into the header {name}, after {:?}", prefix.trim_end())
-        }
-        Placement::Query { name } => format!("put by the host into the query as {name}"),
-        Placement::Basic => "put by the host as HTTP Basic".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -172,23 +93,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn limits_above_the_default_are_shown() {
-        let manifest = serde_json::from_value(json!({
-            "name": "shop", "version": "1.0.0", "title": "Shop", "actions": {"list": {"title": "List", "limits": {
-                "memory_bytes": 268_435_456, "cpu_ms": 60_000, "wall_ms": 10, "requests": 10_000, "exchanges": 64,
-                "response_bytes": 17_179_869_184_u64,
-            }}},
-        }));
-        let text = describe(&manifest.unwrap(), &Digest::from_sha256([7; 32]), 1024);
-        let text = anstream::adapter::strip_str(&text).to_string();
-        insta::assert_snapshot!(text.split_once("list  ").unwrap().1, @r"
-        List (changes things)
-          may send     nothing
-          may use      memory_bytes 256.0 MiB, where others have 64.0 MiB
-          may use      cpu_ms 1 min 0 s, where others have 5.0 s
-          may use      requests 10000, where others have 50
-          may use      exchanges 64, where others have 8
-          may use      response_bytes 16.0 GiB, where others have 32.0 MiB
-        ");
+    fn a_person_sees_every_right_and_limit_that_is_asked_for_and_no_hidden_character() {
+        let manifest = keyward_registry::parse_manifest(
+            r#"
+            name = "shop"
+            version = "1.0.0"
+            title = "Shop"
+            provider = "shop"
+            endpoints.api = { url = "https://*.shop.example", configurable = true }
+            credential = { in = "header", name = "Authorization", prefix = "Bearer " }
+
+            [actions.list]
+            title = "List"
+            requests = [{ method = "GET", endpoint = "api", path = "/items", query = ["page\u200B"] }]
+            scopes = [["read"], ["admin"]]
+            idempotency = "safe"
+            limits = { wall_ms = 900000, memory_bytes = 268435456 }
+            "#,
+        );
+        let text = describe(&manifest.unwrap(), &Digest::from_sha256([1; 32]), 2048);
+        insta::assert_snapshot!(anstream::adapter::strip_str(&text).to_string(), @r#"
+        Shop 1.0.0
+
+        connector  shop
+        digest     sha256:0101010101010101010101010101010101010101010101010101010101010101
+        size       2.0 KiB
+
+        It asks for:
+          connections of shop
+          credential in the header Authorization after "Bearer "
+          endpoint api https://*.shop.example, or the server that the connection names
+          list: action "List"
+          list: GET /items of api with query page\u{200b}
+          list: scopes admin or read
+          list: repeated call reads only
+          list: limit memory_bytes 268435456
+          list: limit wall_ms 900000
+        "#);
     }
 }
