@@ -1,6 +1,6 @@
 //! An author's way: from an empty folder to a connector that runs.
 
-use std::{fs, process::Command};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use keyward_harness::Keyward;
@@ -58,5 +58,14 @@ fn an_upgrade_that_asks_for_more_needs_another_consent() -> Result<()> {
     keyward.run(["plugin", "add", "hello.wasm", "--yes", "--allow-widening"])?.success();
     let listed = keyward.run(["--json", "plugin", "list"])?.success().json();
     assert_eq!(listed[0]["connector"]["version"], json!("0.2.0"), "{listed}");
+
+    // What the old version left is gone, and with the connector the rest.
+    let kept = |extension: &str| {
+        let is_one = |path: &PathBuf| path.extension().is_some_and(|found| found == extension);
+        crate::spine::files(&keyward.data_dir()).into_iter().filter(|(path, _)| is_one(path)).count()
+    };
+    assert_eq!((kept("wasm"), kept("cwasm")), (1, 1));
+    keyward.run(["plugin", "remove", "hello", "--yes"])?.success();
+    assert_eq!((kept("wasm"), kept("cwasm")), (0, 0));
     Ok(())
 }

@@ -9,11 +9,29 @@ use keyward_model::{
 };
 use keyward_runtime::{Catalog, Resolved, Runtime};
 
-use crate::{compose, config::Config, failure::Failure};
+use crate::{
+    compose::{self, Base},
+    config::Config,
+    failure::Failure,
+    files,
+};
 
 /// The compiler for components, with the same engine and cache as calls have.
 pub(crate) fn compiler(config: &Config) -> Result<Runtime, Failure> {
     Ok(Runtime::new(compose::runtime_config(config), Arc::new(Closed), Arc::new(Closed))?)
+}
+
+/// Removes what was compiled of components that nobody uses any more. It is told in the log where that fails: it takes
+/// space and harms nothing.
+pub(crate) async fn sweep(base: &Base) {
+    let swept = async {
+        let used = base.registry.components().await?;
+        let compiler = compiler(&base.config)?;
+        compiler.retain(used).await.map_err(|error| files::cannot("sweep", &base.config.cache(), &error))
+    };
+    if let Err(failure) = swept.await {
+        tracing::warn!(%failure, "what was compiled of removed components is still there");
+    }
 }
 
 /// Finds nothing and sends nothing.

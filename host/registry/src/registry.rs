@@ -1,6 +1,6 @@
 //! Installing a connector with the consent of a person, and finding its actions again.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc};
 
 use keyward_model::{
     ActionRef, AuditEvent, AuditRecord, ConnectorId, ConnectorName, Digest, Principal, TenantId,
@@ -67,7 +67,8 @@ impl Registry {
     }
 
     /// Installs what was proposed. The caller has shown it to `principal`, who agrees to it, and the
-    /// consent is pinned to the digest. The component is on disk before the record says that it is.
+    /// consent is pinned to the digest. The component is on disk before the record says that it is; the one in
+    /// whose place it comes is removed, where nobody else uses it.
     ///
     /// # Errors
     /// [`RegistryError::Overtaken`] where what is installed is no longer what the difference was made against.
@@ -95,10 +96,13 @@ impl Registry {
         let put = self.store.put(seen.as_ref(), &installed, &audit).await;
         drop(hold);
         match put {
-            Ok(()) => Ok(installed),
-            Err(StoreError::Conflict) => Err(RegistryError::Overtaken(installed.connector.name)),
-            Err(error) => Err(error.into()),
+            Ok(()) => {}
+            Err(StoreError::Conflict) => return Err(RegistryError::Overtaken(installed.connector.name)),
+            Err(error) => return Err(error.into()),
         }
+        // The connector is installed, whatever becomes of the one before it: the next sweep finds what this one left.
+        let _ = self.sweep().await;
+        Ok(installed)
     }
 
     /// The installed connectors of a tenant, by name.
@@ -130,6 +134,11 @@ impl Registry {
         let digest = installed.connector.digest;
         blocking(move || blobs.verify(&digest)).await?;
         Ok((installed, found))
+    }
+
+    /// The components that any tenant uses.
+    pub async fn components(&self) -> Result<BTreeSet<Digest>, RegistryError> {
+        Ok(self.store.components().await?)
     }
 
     /// Where the component with that digest is, or would be.

@@ -19,6 +19,7 @@
 //! processes that compile the same component at once both end with a good one.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
     hash::{Hash, Hasher},
     io::{self, Read, Write},
@@ -150,6 +151,19 @@ impl Cache {
         file.persist(self.entry(digest))?;
         // The name survives a crash as well.
         File::open(&self.directory)?.sync_all()
+    }
+
+    /// Removes the entries of components that `used` does not name.
+    pub(crate) fn retain(&self, used: &BTreeSet<Digest>) -> io::Result<()> {
+        let used: BTreeSet<PathBuf> = used.iter().map(|digest| self.entry(digest)).collect();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            // What a writer is still at has no name of an entry.
+            if path.extension().is_some_and(|extension| extension == "cwasm") && !used.contains(&path) {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn trailer(&self, component: &Digest, artefact: [u8; 32]) -> [u8; TRAILER] {
@@ -300,6 +314,17 @@ mod tests {
             cache.load(&digest, &source).unwrap();
             cache.load(&digest, &missing).unwrap_or_else(|_| panic!("{case} was not replaced"));
         }
+    }
+
+    #[test]
+    fn entry_of_a_component_that_nobody_uses_is_removed() {
+        let Fixture { cache, source, digest, directory: _directory } = fixture();
+        cache.load(&digest, &source).unwrap();
+        let other = Digest::from_sha256([7; 32]);
+        fs::copy(cache.entry(&digest), cache.entry(&other)).unwrap();
+        cache.retain(&BTreeSet::from([digest])).unwrap();
+        assert!(cache.entry(&digest).exists());
+        assert!(!cache.entry(&other).exists());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The connectors that are ready to be called.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    io,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -87,6 +88,13 @@ impl Connectors {
         new.used.store(now, Ordering::Relaxed);
         ready.insert(*digest, new.clone());
         new
+    }
+
+    /// Forgets what was compiled of components that `used` does not name.
+    pub(crate) async fn retain(&self, used: BTreeSet<Digest>) -> io::Result<()> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).retain(|digest, _| used.contains(digest));
+        let cache = self.cache.clone();
+        tokio::task::spawn_blocking(move || cache.retain(&used)).await?
     }
 
     /// Loads the connector from the cache or compiles it, once for all who ask at the same time.

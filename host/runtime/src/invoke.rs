@@ -1,6 +1,8 @@
 //! One call from its name to its outcome.
 
 use std::{
+    collections::BTreeSet,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -95,6 +97,15 @@ impl Runtime {
     pub async fn precompile(&self, component: &Path, digest: &Digest) -> Result<(), RuntimeError> {
         let ready = self.connectors.get(digest);
         self.connectors.load(&ready, digest, component).await.map(|_| ())
+    }
+
+    /// Removes what was compiled of components that `used` does not name. One of them that is called all the same is
+    /// compiled anew.
+    ///
+    /// # Errors
+    /// Where the cache cannot be read or changed.
+    pub async fn retain(&self, used: BTreeSet<Digest>) -> io::Result<()> {
+        self.connectors.retain(used).await
     }
 
     async fn call(

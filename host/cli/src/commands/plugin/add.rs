@@ -52,9 +52,9 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         });
     }
     if !known {
-        output.say(format_args!("{}\n", inspect::describe(&proposal.manifest, &connector.digest, size)));
+        output.show(format_args!("{}\n", inspect::describe(&proposal.manifest, &connector.digest, size)));
         if let Some(difference) = &proposal.difference {
-            output.say(format_args!("{}\n", changes(difference)));
+            output.show(format_args!("{}\n", changes(difference)));
         }
         agree(context, &arguments, &proposal, &what)?;
     }
@@ -62,6 +62,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     compile(output, &base, &arguments.component, &proposal).await?;
     let difference = proposal.difference.clone();
     let accepted = base.registry.accept(proposal, &context.principal).await?;
+    compiler::sweep(&base).await;
 
     let document = json!({
         "connector": accepted.connector,

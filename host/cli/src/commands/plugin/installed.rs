@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::{
     commands::{Context, connections::confirm},
+    compiler,
     compose::Base,
     failure::Failure,
     output::{self, style, styled},
@@ -72,6 +73,7 @@ pub(super) async fn remove(context: &Context, arguments: RemoveArguments) -> Res
     let what = format!("{} {}", installed.connector.name, installed.connector.version);
     confirm(context, arguments.yes, &format!("Remove the connector {what}? Flows that use it will fail."))?;
     let removed = base.registry.remove(&context.tenant, &arguments.name, &context.principal).await?;
+    compiler::sweep(&base).await;
     context.output.result(&json!({"connector": installed.connector, "removed": removed}), || {
         format!("{} removed the connector {what}", styled(style::GOOD, "✓"))
     })
