@@ -5,7 +5,7 @@ use keyward_model::{Diagnostic, IdError, InvokeError, InvokeErrorKind, Reason};
 use keyward_registry::RegistryError;
 use keyward_runtime::RuntimeError;
 use keyward_store::{DatabaseError, OpenError};
-use keyward_vault::{CatalogueError, ConnectionError, StoreError, VaultError};
+use keyward_vault::{CatalogueError, ConnectionError, RootKeyKind, StoreError, VaultError};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
@@ -73,7 +73,16 @@ impl From<VaultError> for Failure {
             VaultError::Newer { .. } => (Exit::Vault, "vault-newer"),
             _ => (Exit::Vault, "vault-damaged"),
         };
-        Self::new(exit, code, error.to_string()).because(&error).maybe_hint(hint)
+        let failure = Self::new(exit, code, error.to_string()).because(&error).maybe_hint(hint);
+        match error {
+            VaultError::WrongKey { kind: RootKeyKind::File | RootKeyKind::Env } | VaultError::WrongSource { .. } => {
+                failure.hint(
+                    "where `keyward vault rekey` was stopped in between, the new key opens the vault already: write it \
+                     into the configuration as [vault] key",
+                )
+            }
+            _ => failure,
+        }
     }
 }
 
@@ -239,13 +248,18 @@ fn exit_of(error: &InvokeError) -> Exit {
         (InvokeErrorKind::NotFound, _) => Exit::Usage,
         (InvokeErrorKind::Validation, Reason::InputInvalid) => Exit::BadInput,
         (InvokeErrorKind::Denied | InvokeErrorKind::InsufficientScope { .. }, _) => Exit::Denied,
-        (InvokeErrorKind::Internal, Reason::StoreFailed) => Exit::Environment,
+        (
+            InvokeErrorKind::Communication,
+            Reason::Unreachable | Reason::NameUnresolved | Reason::TlsFailed | Reason::Timeout,
+        ) => Exit::Environment,
+        (InvokeErrorKind::Internal, Reason::StoreFailed | Reason::ComponentUnsuitable) => Exit::Environment,
         (InvokeErrorKind::Internal, _) => Exit::Internal,
         _ => Exit::Failed,
     }
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
 
@@ -259,7 +273,10 @@ mod tests {
             (InvokeErrorKind::InsufficientScope { missing: Vec::new() }, Reason::InsufficientScope, Exit::Denied),
             (InvokeErrorKind::Connection, Reason::ConnectionMissing, Exit::Connection),
             (InvokeErrorKind::Communication, Reason::ReconnectRequired, Exit::Connection),
-            (InvokeErrorKind::Communication, Reason::Unreachable, Exit::Failed),
+            (InvokeErrorKind::Communication, Reason::Unreachable, Exit::Environment),
+            (InvokeErrorKind::Communication, Reason::RateLimited, Exit::Failed),
+            (InvokeErrorKind::Denied, Reason::ComponentChanged, Exit::Denied),
+            (InvokeErrorKind::Internal, Reason::ComponentUnsuitable, Exit::Environment),
             (InvokeErrorKind::Guest, Reason::GuestTrap, Exit::Failed),
             (InvokeErrorKind::Action { code: "not-found".to_owned() }, Reason::ActionFailed, Exit::Failed),
             (InvokeErrorKind::Internal, Reason::StoreFailed, Exit::Environment),
@@ -273,5 +290,32 @@ mod tests {
     fn a_wrong_passphrase_is_the_vaults_exit_code_and_has_a_hint() {
         let failure = Failure::from(VaultError::WrongKey { kind: keyward_vault::RootKeyKind::Passphrase });
         assert_eq!((failure.exit, failure.code.as_str(), failure.hints.len()), (Exit::Vault, "wrong-key", 1));
+    }
+
+    #[test]
+    fn a_key_that_a_stopped_rekey_may_have_replaced_is_told_with_that_way_out() {
+        let failure = Failure::from(VaultError::WrongKey { kind: keyward_vault::RootKeyKind::File });
+        assert!(failure.hints.iter().any(|hint| hint.contains("vault rekey")), "{:?}", failure.hints);
+    }
+
+    #[test]
+    fn the_same_fault_has_the_same_exit_code_before_the_call_and_in_it() {
+        let faults: [fn() -> RegistryError; 4] = [
+            || RegistryError::NotInstalled { connector: "x".parse().unwrap(), installed: Vec::new() },
+            || RegistryError::ComponentChanged {
+                digest: keyward_model::Digest::from_sha256([0; 32]),
+                found: keyward_model::Digest::from_sha256([1; 32]),
+                path: "x".into(),
+            },
+            || RegistryError::ComponentMissing {
+                digest: keyward_model::Digest::from_sha256([0; 32]),
+                path: "x".into(),
+            },
+            || RegistryError::DiskFull,
+        ];
+        for fault in faults {
+            let (before, during) = (Failure::from(fault()), Failure::from(InvokeError::from(fault())));
+            assert_eq!(before.exit, during.exit, "{}", fault());
+        }
     }
 }

@@ -108,6 +108,8 @@ reasons! {
     StackOverflow = "stack-overflow",
     /// The guest panicked or trapped.
     GuestTrap = "guest-trap",
+    /// The installed component is not the one that was agreed to.
+    ComponentChanged = "component-changed",
     /// The component does not fit this host.
     ComponentUnsuitable = "component-unsuitable",
     /// The input does not match the action's schema.

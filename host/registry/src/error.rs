@@ -173,6 +173,7 @@ impl From<RegistryError> for InvokeError {
             RegistryError::NotInstalled { .. }
             | RegistryError::OtherVersion { .. }
             | RegistryError::NoAction { .. } => (InvokeErrorKind::NotFound, Reason::ActionUnknown),
+            RegistryError::ComponentChanged { .. } => (InvokeErrorKind::Denied, Reason::ComponentChanged),
             RegistryError::DiskFull | RegistryError::Store(_) => (InvokeErrorKind::Internal, Reason::StoreFailed),
             _ => (InvokeErrorKind::Internal, Reason::ComponentUnsuitable),
         };

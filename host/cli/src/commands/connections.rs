@@ -181,8 +181,10 @@ pub(super) async fn open_facts(base: &Base, context: &Context) -> Result<Vec<Con
 /// The connection of that name among `all`.
 pub(super) fn named(all: &[ConnectionFacts], name: &ConnectionName) -> Result<ConnectionFacts, Failure> {
     all.iter().find(|facts| facts.name == *name).cloned().ok_or_else(|| {
-        Failure::new(Exit::Connection, "connection-unknown", format!("there is no connection {name}"))
-            .maybe_hint(suggest::hint(name.as_str(), all.iter().map(|facts| facts.name.as_str())))
+        Failure::new(Exit::Connection, "connection-unknown", format!("there is no connection {name}")).hint(
+            suggest::hint(name.as_str(), all.iter().map(|facts| facts.name.as_str()))
+                .unwrap_or_else(|| "`keyward connections list` shows them, `keyward connect` makes one".to_owned()),
+        )
     })
 }
 
@@ -204,7 +206,7 @@ pub(super) fn confirm(context: &Context, yes: bool, question: &str) -> Result<()
     }
     match inquire::Confirm::new(question).with_default(false).prompt() {
         Ok(true) => Ok(()),
-        Ok(false) => Err(Failure::new(Exit::Interrupted, "declined", "nothing was changed")),
+        Ok(false) => Err(Failure::new(Exit::Denied, "declined", "you did not agree; nothing was changed")),
         Err(error) => Err(secrets::interrupted(&error)),
     }
 }
