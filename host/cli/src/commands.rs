@@ -51,6 +51,11 @@ impl Context {
     pub(crate) fn config(&self) -> Result<Config, Failure> {
         Config::resolve(&self.globals)
     }
+
+    /// The configuration of an installation that is still to be made.
+    pub(crate) fn new_config(&self) -> Result<Config, Failure> {
+        Config::resolve_new(&self.globals)
+    }
 }
 
 /// Does what was asked for.

@@ -60,6 +60,16 @@ impl FromStr for KeySource {
     }
 }
 
+impl KeySource {
+    /// The same, with another path where it is a file.
+    fn map_path(self, path: impl FnOnce(PathBuf) -> Result<PathBuf, Failure>) -> Result<Self, Failure> {
+        match self {
+            Self::File(file) => path(file).map(Self::File),
+            other => Ok(other),
+        }
+    }
+}
+
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -135,16 +145,23 @@ struct LimitsTable {
 impl Config {
     /// Resolves the configuration for a process with these flags and this environment.
     pub(crate) fn resolve(globals: &Globals) -> Result<Self, Failure> {
-        Self::from_parts(globals, |name| env::var_os(name).map(PathBuf::from))
+        Self::from_parts(globals, globals.config.is_none(), |name| env::var_os(name).map(PathBuf::from))
+    }
+
+    /// The same before the file is written: it may be missing, also where it was named.
+    pub(crate) fn resolve_new(globals: &Globals) -> Result<Self, Failure> {
+        Self::from_parts(globals, true, |name| env::var_os(name).map(PathBuf::from))
     }
 
     /// The same with the environment given, so that a test need not change its own.
-    fn from_parts(globals: &Globals, variable: impl Fn(&str) -> Option<PathBuf>) -> Result<Self, Failure> {
+    fn from_parts(
+        globals: &Globals,
+        may_be_missing: bool,
+        variable: impl Fn(&str) -> Option<PathBuf>,
+    ) -> Result<Self, Failure> {
         // clap has already put the flag above the environment's KEYWARD_DATA_DIR and KEYWARD_CONFIG.
         let data_dir = match &globals.data_dir {
-            Some(directory) => {
-                std::path::absolute(directory).map_err(|error| files::cannot("use", directory, &error))?
-            }
+            Some(directory) => absolute(directory)?,
             None => base_directory(&variable, "XDG_DATA_HOME", ".local/share").ok_or_else(|| {
                 Failure::new(
                     Exit::Environment,
@@ -154,11 +171,11 @@ impl Config {
                 .hint("name it with --data-dir or KEYWARD_DATA_DIR")
             })?,
         };
-        let file = globals.config.clone().unwrap_or_else(|| data_dir.join("config.toml"));
+        let file = absolute(globals.config.as_deref().unwrap_or(&data_dir.join("config.toml")))?;
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
-            // A file that nobody named may be missing; then the defaults hold.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && globals.config.is_none() => String::new(),
+            // Then the defaults hold.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && may_be_missing => String::new(),
             Err(error) => {
                 return Err(Failure::new(
                     Exit::BadInput,
@@ -174,19 +191,27 @@ impl Config {
             Some(directory) => directory.join(path),
             None => path,
         };
-        let written_key = parsed.vault.key.map(|key| key.into_inner().parse::<KeySource>());
-        let environment_key = variable("KEYWARD_KEY")
-            .map(|text| text.to_string_lossy().parse::<KeySource>().map_err(|rule| format!("KEYWARD_KEY: {rule}")));
-        let key = environment_key.or(written_key).transpose().map_err(|rule| {
-            Failure::new(Exit::BadInput, "config-invalid", format!("the source of the root key is not valid: {rule}"))
-        })?;
+        let read_key = |text: &str, origin: &str| {
+            text.parse::<KeySource>().map_err(|rule| {
+                let message = format!("{origin} does not say where the root key is: {text:?}");
+                Failure::new(Exit::BadInput, "config-invalid", message).hint(rule)
+            })
+        };
+        let key = match (variable("KEYWARD_KEY"), parsed.vault.key) {
+            // Like a flag, a variable means a path from where the command is run.
+            (Some(text), _) => {
+                Some(read_key(&text.to_string_lossy(), "KEYWARD_KEY")?.map_path(|path| absolute(&path))?)
+            }
+            (None, Some(text)) => {
+                let origin = format!("[vault] key in {}", file.display());
+                Some(read_key(text.get_ref(), &origin)?.map_path(|path| Ok(beside(path)))?)
+            }
+            (None, None) => None,
+        };
         let limits = parsed.limits;
         let ceiling = Limits::default_ceiling();
         Ok(Self {
-            key: key.map(|source| match source {
-                KeySource::File(path) => KeySource::File(beside(path)),
-                other => other,
-            }),
+            key,
             network: NetworkExceptions { private: parsed.network.private, http: parsed.network.http },
             extra_roots: parsed.network.extra_roots.into_iter().map(beside).collect(),
             ceiling: Limits {
@@ -266,6 +291,46 @@ pub(crate) fn with_key(file: &Path, text: &str, source: &KeySource) -> Result<Op
     Ok(Some(changed))
 }
 
+/// `text` of a configuration file that names no key source, with `source` in it.
+///
+/// # Errors
+/// Where the text is not a configuration afterwards that names this source.
+pub(crate) fn with_new_key(file: &Path, text: &str, source: &KeySource) -> Result<String, Failure> {
+    let key = format!("key = {}\n", toml::Value::String(source.to_string()));
+    let is_header = |line: &str| {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        line.strip_prefix('[').and_then(|line| line.strip_suffix(']')).is_some_and(|name| name.trim() == "vault")
+    };
+    let mut changed = String::with_capacity(text.len() + key.len() + 16);
+    let mut found = false;
+    for line in text.lines() {
+        changed.push_str(line);
+        changed.push('\n');
+        if !found && is_header(line) {
+            changed.push_str(&key);
+            found = true;
+        }
+    }
+    if !found {
+        changed.push_str(&format!("\n[vault]\n{key}"));
+    }
+    // It was edited as text, so that comments stay; what came of it is read before it replaces what the user wrote.
+    match parse(file, &changed)?.vault.key {
+        Some(key) if *key.get_ref() == source.to_string() => Ok(changed),
+        _ => Err(Failure::new(
+            Exit::BadInput,
+            "config-invalid",
+            format!("cannot put the key source into {}", file.display()),
+        )
+        .hint(format!("write it by hand: [vault] {}", key.trim_end()))),
+    }
+}
+
+/// A path of a flag or a variable is taken from where the command is run.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| files::cannot("use", path, &error))
+}
+
 /// The configuration that `keyward init` writes.
 pub(crate) fn template(source: &KeySource) -> String {
     let key = toml::Value::String(source.to_string());
@@ -321,7 +386,7 @@ mod tests {
         let file = directory.path().join("config.toml");
         std::fs::write(&file, text).unwrap();
         let globals = Globals { config: Some(flags.config.unwrap_or(file)), ..flags };
-        Config::from_parts(&globals, |name| {
+        Config::from_parts(&globals, false, |name| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| PathBuf::from(value))
         })
     }
@@ -352,9 +417,12 @@ mod tests {
     #[test]
     fn a_missing_file_matters_only_where_it_was_named() {
         let named = Globals { config: Some("/nonexistent/config.toml".into()), ..Globals::default() };
-        assert_eq!(Config::from_parts(&named, |_| Some("/home/test".into())).unwrap_err().code, "config-unreadable");
+        assert_eq!(
+            Config::from_parts(&named, false, |_| Some("/home/test".into())).unwrap_err().code,
+            "config-unreadable"
+        );
         let unnamed = Globals { data_dir: Some("/nonexistent".into()), ..Globals::default() };
-        let config = Config::from_parts(&unnamed, |_| None).unwrap();
+        let config = Config::from_parts(&unnamed, true, |_| None).unwrap();
         assert_eq!((config.log.as_str(), config.key), ("warn", None));
     }
 
@@ -386,6 +454,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_in_the_environment_is_taken_from_where_the_command_is_run() {
+        let config = resolve("", Globals::default(), &[HOME, ("KEYWARD_KEY", "file:root.key")]).unwrap();
+        assert_eq!(config.key, Some(KeySource::File(std::env::current_dir().unwrap().join("root.key"))));
+        let failure = resolve("", Globals::default(), &[HOME, ("KEYWARD_KEY", "root.key")]).unwrap_err();
+        assert_eq!((failure.code.as_str(), failure.hints.len()), ("config-invalid", 1));
+    }
+
+    #[test]
     fn what_the_file_says_wrongly_is_told_with_its_place() {
         for text in ["[vualt]\n", "[network]\nprivate = [\"nonsense\"]\n", "log = 1\n", "[limits]\ncpu = 1\n", "=\n"] {
             let failure = resolve(text, Globals::default(), &[HOME]).unwrap_err();
@@ -402,5 +478,12 @@ mod tests {
         let changed = with_key(Path::new("c"), text, &KeySource::Env("K".to_owned())).unwrap();
         assert_eq!(changed.as_deref(), Some("# mine\n[vault]\nkey = \"env:K\" # why\n"));
         assert_eq!(with_key(Path::new("c"), "[vault]\n", &KeySource::Passphrase).unwrap(), None);
+        for (text, changed) in [
+            ("log = 'info'\n", "log = 'info'\n\n[vault]\nkey = \"env:K\"\n"),
+            ("[ vault ] # mine\n# why\n[limits]", "[ vault ] # mine\nkey = \"env:K\"\n# why\n[limits]\n"),
+        ] {
+            assert_eq!(with_new_key(Path::new("c"), text, &KeySource::Env("K".to_owned())).unwrap(), changed);
+        }
+        assert!(with_new_key(Path::new("c"), "vault = {}\n", &KeySource::Passphrase).is_err());
     }
 }

@@ -30,8 +30,8 @@ pub(crate) struct Directory {
     ceiling: Limits,
     /// What calls named in the last moments.
     resolved: Cache<Named, Arc<Resolved>>,
-    /// Compiled rules. They follow from the manifest inside the component, so its digest is all that they depend on
-    /// and an entry is never out of date. A read for each request must not wait for another: hence the kind of lock.
+    /// Compiled rules. They follow from the manifest that was agreed to with this digest and from the operator's
+    /// exceptions, which stay while the process runs, so an entry is never out of date. A read for each request must not wait for another: hence the kind of lock.
     rules: RwLock<HashMap<(TenantId, Digest, ActionName), Arc<ActionRules>>>,
 }
 

@@ -2,10 +2,12 @@
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::Path,
 };
+
+use keyward_registry::artifact::COMPONENT_LIMIT;
 
 use crate::failure::{Exit, Failure};
 
@@ -64,14 +66,34 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
 
 /// Reads a file that the user named.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    fs::read(path).map_err(|error| {
+    fs::File::open(path).and_then(read_bounded).map_err(|error| {
         let failure =
             Failure::new(Exit::BadInput, "file-unreadable", format!("cannot read {}", path.display())).because(&error);
         match error.kind() {
             io::ErrorKind::NotFound => failure.hint("check the path; it is taken from the current directory"),
+            io::ErrorKind::IsADirectory => failure.hint("name a file in it"),
             _ => failure,
         }
     })
+}
+
+/// Reads what a person gives to its end. Nothing that is of use is longer than the largest component; a device may
+/// have no end.
+pub(crate) fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(COMPONENT_LIMIT as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > COMPONENT_LIMIT {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it is longer than {} MiB", COMPONENT_LIMIT >> 20),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Runs `read` where it may wait for a person without holding up an interruption. The process does not wait for it.
+pub(crate) async fn waiting<T: Send + 'static>(read: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(read).await?
 }
 
 /// A file or directory of ours cannot be made.
@@ -108,6 +130,16 @@ mod tests {
         assert!(!write_new(&path, b"second", Mode::Private).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"first");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn a_file_without_an_end_and_a_folder_are_refused() {
+        let endless = read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(
+            (endless.exit, endless.causes.as_slice()),
+            (Exit::BadInput, &["it is longer than 64 MiB".to_owned()][..])
+        );
+        assert_eq!(read(Path::new("/")).unwrap_err().hints, ["name a file in it"]);
     }
 
     #[test]

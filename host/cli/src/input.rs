@@ -1,6 +1,6 @@
 //! The input of an action or a flow, from a file, standard input or `name=value` arguments.
 
-use std::{io::Read, path::Path};
+use std::{io, path::Path};
 
 use serde_json::{Map, Value};
 
@@ -10,12 +10,15 @@ use crate::{
 };
 
 /// Reads `--input`: JSON text, `@file`, or `-` for standard input. Without it the input is an empty object.
-pub(crate) fn read(argument: Option<&str>) -> Result<Value, Failure> {
+pub(crate) async fn read(argument: Option<&str>) -> Result<Value, Failure> {
     let (text, origin) = match argument {
         None => return Ok(Value::Object(Map::new())),
         Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| {
+            let text = files::waiting(|| {
+                let bytes = files::read_bounded(io::stdin().lock())?;
+                String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text"))
+            });
+            let text = text.await.map_err(|error| {
                 Failure::new(Exit::BadInput, "input-unreadable", "cannot read the input from standard input")
                     .because(&error)
             })?;
@@ -227,18 +230,18 @@ mod tests {
         assert!(assignment("other=1", &Value::Null, "flow").is_ok());
     }
 
-    #[test]
-    fn arguments_go_above_the_input() {
-        let input = read(Some(r#"{"owner": "a", "page": 1}"#)).unwrap();
+    #[tokio::test]
+    async fn arguments_go_above_the_input() {
+        let input = read(Some(r#"{"owner": "a", "page": 1}"#)).await.unwrap();
         let all = with_arguments(input, &["owner=b".to_owned()], &schema(), "action").unwrap();
         assert_eq!(all, json!({"owner": "b", "page": 1}));
         assert!(with_arguments(json!([]), &["owner=b".to_owned()], &schema(), "action").is_err());
     }
 
-    #[test]
-    fn input_that_is_no_json_is_told_with_its_origin() {
-        let failure = read(Some("{")).unwrap_err();
+    #[tokio::test]
+    async fn input_that_is_no_json_is_told_with_its_origin() {
+        let failure = read(Some("{")).await.unwrap_err();
         assert_eq!((failure.code.as_str(), failure.exit), ("input-not-json", Exit::BadInput));
-        assert_eq!(read(None).unwrap(), json!({}));
+        assert_eq!(read(None).await.unwrap(), json!({}));
     }
 }

@@ -63,6 +63,8 @@ fn start(context: &Context, command: arguments::Command) -> Result<(), Failure> 
     let runtime = runtime.map_err(|error| {
         Failure::new(Exit::Environment, "no-threads", "cannot start the threads to work with").because(&error)
     })?;
+    signals::listen()
+        .map_err(|error| Failure::new(Exit::Environment, "no-signals", "cannot listen for signals").because(&error))?;
     log(context)?;
     let done = runtime.block_on(async {
         tokio::select! {

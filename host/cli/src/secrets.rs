@@ -8,6 +8,7 @@ use keyward_vault::{RootKeySource, Secret};
 use crate::{
     config::KeySource,
     failure::{Exit, Failure},
+    files,
     output::Output,
 };
 
@@ -28,8 +29,8 @@ pub(crate) struct Wanted<'a> {
 }
 
 /// Reads a secret that is needed.
-pub(crate) fn read(output: Output, wanted: Wanted<'_>) -> Result<Secret, Failure> {
-    if let Some(secret) = given(wanted)? {
+pub(crate) async fn read(output: Output, wanted: Wanted<'_>) -> Result<Secret, Failure> {
+    if let Some(secret) = given(wanted).await? {
         return Ok(secret);
     }
     let missing = || {
@@ -44,8 +45,8 @@ pub(crate) fn read(output: Output, wanted: Wanted<'_>) -> Result<Secret, Failure
 }
 
 /// Reads a secret that may be missing: a person may leave it empty.
-pub(crate) fn read_optional(output: Output, wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
-    if let Some(secret) = given(wanted)? {
+pub(crate) async fn read_optional(output: Output, wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
+    if let Some(secret) = given(wanted).await? {
         return Ok(Some(secret));
     }
     if !output.can_ask() {
@@ -56,34 +57,34 @@ pub(crate) fn read_optional(output: Output, wanted: Wanted<'_>) -> Result<Option
 }
 
 /// Reads a secret from where it may come without asking a person.
-pub(crate) fn given(wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
-    if let Some(path) = wanted.file {
-        let bytes = if path == Path::new("-") {
-            read_bounded(std::io::stdin().lock())
-        } else {
-            std::fs::File::open(path).and_then(read_bounded)
-        };
-        let bytes = bytes.map_err(|error| {
-            Failure::new(
-                Exit::BadInput,
-                "secret-unreadable",
-                format!("cannot read the {} from {}", lower(wanted.what), path.display()),
-            )
-            .because(&error)
-        })?;
-        if bytes.is_empty() {
-            let message = format!("the {} in {} is empty", lower(wanted.what), path.display());
-            return Err(Failure::new(Exit::BadInput, "secret-empty", message));
-        }
-        return Ok(Some(Secret::from(bytes)));
+async fn given(wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
+    let Some(path) = wanted.file else { return from_variable(wanted.variable) };
+    let source = path.to_owned();
+    let bytes = files::waiting(move || read_bounded(&source)).await.map_err(|error| {
+        let message = format!("cannot read the {} from {}", lower(wanted.what), path.display());
+        Failure::new(Exit::BadInput, "secret-unreadable", message).because(&error)
+    })?;
+    if bytes.is_empty() {
+        let message = format!("the {} in {} is empty", lower(wanted.what), path.display());
+        return Err(Failure::new(Exit::BadInput, "secret-empty", message));
     }
-    match env::var(wanted.variable) {
+    Ok(Some(Secret::from(bytes)))
+}
+
+/// Reads a secret from a variable; an empty one is none.
+fn from_variable(name: &str) -> Result<Option<Secret>, Failure> {
+    match env::var(name) {
         Ok(text) if !text.is_empty() => Ok(Some(Secret::from(text))),
         Ok(_) | Err(env::VarError::NotPresent) => Ok(None),
         Err(env::VarError::NotUnicode(_)) => {
-            Err(Failure::new(Exit::BadInput, "secret-unreadable", format!("{} is not UTF-8 text", wanted.variable)))
+            Err(Failure::new(Exit::BadInput, "secret-unreadable", format!("{name} is not UTF-8 text")))
         }
     }
+}
+
+/// Whether the passphrase of the vault is at hand without asking a person.
+pub(crate) fn passphrase_is_set() -> bool {
+    env::var_os("KEYWARD_PASSPHRASE").is_some_and(|text| !text.is_empty())
 }
 
 /// Keeps our variables from a program that is started: a browser or a build script has no use for a passphrase.
@@ -113,8 +114,7 @@ pub(crate) fn new_root_key(output: Output, source: &KeySource, variable: &str) -
 }
 
 fn passphrase(output: Output, variable: &str, new: Option<&str>) -> Result<Secret, Failure> {
-    let wanted = Wanted { what: "passphrase", file: None, variable, flag: "" };
-    if let Some(secret) = given(wanted)? {
+    if let Some(secret) = from_variable(variable)? {
         return Ok(secret);
     }
     if !output.can_ask() {
@@ -142,10 +142,14 @@ pub(crate) fn interrupted(error: &inquire::InquireError) -> Failure {
     }
 }
 
-fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
+fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     // As large as it may become, so that it does not grow and leave copies behind.
     let mut bytes = Vec::with_capacity(LONGEST as usize + 1);
-    source.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    if path == Path::new("-") {
+        std::io::stdin().lock().take(LONGEST + 1).read_to_end(&mut bytes)?;
+    } else {
+        std::fs::File::open(path)?.take(LONGEST + 1).read_to_end(&mut bytes)?;
+    }
     if bytes.len() as u64 > LONGEST {
         return Err(std::io::Error::other("it is longer than 64 KiB"));
     }
@@ -156,7 +160,21 @@ fn read_bounded(source: impl Read) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// In the middle of a sentence; an abbreviation stays as it is.
 fn lower(what: &str) -> String {
     let mut characters = what.chars();
-    characters.next().map_or_else(String::new, |first| first.to_lowercase().collect::<String>() + characters.as_str())
+    match (characters.next(), characters.clone().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => first.to_lowercase().chain(characters).collect(),
+        _ => what.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_abbreviation_keeps_its_letters_in_a_sentence() {
+        assert_eq!(["Client secret", "API key", "Token"].map(lower), ["client secret", "API key", "token"]);
+    }
 }

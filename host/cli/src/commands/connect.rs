@@ -117,18 +117,18 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
     // What is asked of the person comes before the passphrase, and both before anything is sent.
     let facts = match method {
         ConnectionMethod::Oauth2 => {
-            let client = client(output, &arguments, provider, existing.is_some(), false)?;
+            let client = client(output, &arguments, provider, existing.is_some(), false).await?;
             let vault = base.unlock(context).await?.vault;
             authorize(output, &vault, NewConnection { client, ..new }, &arguments, provider).await?
         }
         ConnectionMethod::ClientCredentials => {
-            let client = client(output, &arguments, provider, existing.is_some(), true)?;
+            let client = client(output, &arguments, provider, existing.is_some(), true).await?;
             let vault = base.unlock(context).await?.vault;
             let _spinner = output.spinner(format!("Asking {} for a token", provider.title()));
             vault.connect_client_credentials(NewConnection { client, ..new }).await?
         }
         ConnectionMethod::ApiKey | ConnectionMethod::Basic | ConnectionMethod::Bearer => {
-            let credential = credential(output, &arguments, method)?;
+            let credential = credential(output, &arguments, method).await?;
             base.unlock(context).await?.vault.connect_static(new, credential).await?
         }
     };
@@ -286,7 +286,7 @@ fn endpoints_of(
 }
 
 /// The client to act as; `None` leaves it to the connection that is made again.
-fn client(
+async fn client(
     output: Output,
     arguments: &Arguments,
     provider: &Provider,
@@ -314,15 +314,19 @@ fn client(
         flag: "--client-secret-file",
     };
     let secret: Option<Secret> = if secret_needed {
-        Some(secrets::read(output, wanted)?)
+        Some(secrets::read(output, wanted).await?)
     } else {
         // A public client has none; so an empty answer is one.
-        secrets::read_optional(output, wanted)?
+        secrets::read_optional(output, wanted).await?
     };
     Ok(Some(ClientRegistration { id, secret }))
 }
 
-fn credential(output: Output, arguments: &Arguments, method: ConnectionMethod) -> Result<StaticCredential, Failure> {
+async fn credential(
+    output: Output,
+    arguments: &Arguments,
+    method: ConnectionMethod,
+) -> Result<StaticCredential, Failure> {
     let what = match method {
         ConnectionMethod::Basic => "Password",
         ConnectionMethod::ApiKey => "API key",
@@ -341,7 +345,7 @@ fn credential(output: Output, arguments: &Arguments, method: ConnectionMethod) -
     };
     let wanted =
         Wanted { what, file: arguments.secret_file.as_deref(), variable: "KEYWARD_SECRET", flag: "--secret-file" };
-    let secret = secrets::read(output, wanted)?;
+    let secret = secrets::read(output, wanted).await?;
     Ok(match method {
         ConnectionMethod::Basic => StaticCredential::Basic { username, password: secret },
         ConnectionMethod::ApiKey => StaticCredential::ApiKey(secret),

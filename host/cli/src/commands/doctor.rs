@@ -159,15 +159,15 @@ fn data_directory(path: &Path) -> Check {
             "run keyward as the user who owns it",
         );
     }
+    if let Err(error) = tempfile::NamedTempFile::new_in(path) {
+        return Check::fail(NAME, format!("{} cannot be written: {error}", path.display()), "check the file system");
+    }
     if metadata.permissions().mode() & 0o077 != 0 {
         return Check::warn(
             NAME,
             format!("{} is open to others (mode {:o})", path.display(), metadata.permissions().mode() & 0o7777),
             format!("chmod 700 {}", path.display()),
         );
-    }
-    if let Err(error) = tempfile::NamedTempFile::new_in(path) {
-        return Check::fail(NAME, format!("{} cannot be written: {error}", path.display()), "check the file system");
     }
     Check::ok(NAME, path.display().to_string())
 }
@@ -220,7 +220,7 @@ async fn vault_check(context: &Context, config: &Config, store: &Store, status: 
         let found = format!("it asks for a {}, and the configuration names no source", root.source);
         return Check::fail(NAME, found, "write [vault] key = \"...\" into the configuration");
     };
-    if *source == KeySource::Passphrase && std::env::var_os("KEYWARD_PASSPHRASE").is_none() {
+    if *source == KeySource::Passphrase && !secrets::passphrase_is_set() {
         return Check::ok(NAME, "initialised; not opened, because that would ask for the passphrase");
     }
     let opened = async {
@@ -354,6 +354,12 @@ mod tests {
         let check = data_directory(directory.path());
         assert_eq!(check.verdict, Verdict::Warn);
         assert!(check.hint.unwrap().starts_with("chmod 700 "));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_written_is_a_fault_also_where_it_is_open_to_others() {
+        // Nobody can make a file there, not even root.
+        assert_eq!(data_directory(Path::new("/proc")).verdict, Verdict::Fail);
     }
 
     #[test]

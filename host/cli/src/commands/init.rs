@@ -45,7 +45,7 @@ fn parse_key(text: &str) -> Result<Choice, String> {
 /// Sets up.
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
     let output = context.output;
-    let config = context.config()?;
+    let config = context.new_config()?;
     if config.database().is_file() {
         let store = Store::open(&config.database()).await?;
         if Vault::status(&store).await?.is_initialised() {
@@ -141,10 +141,8 @@ fn write_config(config: &Config, source: &KeySource) -> Result<bool, Failure> {
     let text = files::read_text(&config.file)?;
     let text = match config::with_key(&config.file, &text, source)? {
         Some(changed) => changed,
-        None => format!("{text}\n[vault]\nkey = {}\n", toml::Value::String(source.to_string())),
+        None => config::with_new_key(&config.file, &text, source)?,
     };
-    // What was just made is read once more before it replaces what the user wrote.
-    config::with_key(&config.file, &text, source)?;
     files::write(&config.file, text.as_bytes(), Mode::Private)?;
     Ok(true)
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     if !missing.is_empty() {
         return Err(Failure::faults(shown, source, missing));
     }
-    let given = input::read(arguments.input.as_deref())?;
+    let given = input::read(arguments.input.as_deref()).await?;
     let schema = flow.input_schema().cloned().unwrap_or_default();
     let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;
     let host = Host::over(base.unlock(context).await?)?;

@@ -221,7 +221,7 @@ async fn finish(
     let ended = loop {
         tokio::select! {
             ended = &mut running => break ended,
-            () = signals::interrupted() => {
+            () = signals::asked(if stop.is_requested() { 2 } else { 1 }) => {
                 if stop.is_requested() {
                     break Err(EngineError::Stopped { run });
                 }
