@@ -1,29 +1,37 @@
 //! A sealed canary token goes to a server that sends it back in every encoding; it is then looked for everywhere that
 //! a guest, a log or a disk could hold it.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use keyward_harness::{
-    EchoServer,
+    AuthorizationServer, EchoServer, GithubApi, Keyward,
+    authorization_server::{CLIENT_SECRET, Options},
     echo::{ENCODINGS, encode},
     keyward::{CANARY, hostile},
+    person::Decision,
 };
 use serde_json::{Value, json};
 
 use crate::spine::{contains, files};
 
-/// The canary in each encoding, as a search would have to know it.
-fn forms() -> Vec<(String, Vec<u8>)> {
+/// A secret in each encoding, as a search would have to know it.
+fn forms(secret: &str) -> Vec<(String, Vec<u8>)> {
     ENCODINGS
         .iter()
         // A fold or a shift depends on what stands before; the guest's own search decodes those.
         .filter(|name| !name.contains("folded") && !name.contains("shift") && **name != "json")
-        .map(|name| ((*name).to_owned(), encode(name, CANARY).unwrap()))
+        .map(|name| ((*name).to_owned(), encode(name, secret).unwrap()))
         .collect()
 }
 
 fn hunt(place: &str, content: &[u8]) {
-    for (encoding, form) in forms() {
-        assert!(!contains(content, &form), "the canary stands in {place}, encoded as {encoding}");
+    hunt_for(CANARY, "canary", place, content);
+}
+
+fn hunt_for(secret: &str, kind: &str, place: &str, content: &[u8]) {
+    for (encoding, form) in forms(secret) {
+        assert!(!contains(content, &form), "the {kind} stands in {place}, encoded as {encoding}");
     }
 }
 
@@ -105,7 +113,7 @@ async fn the_canary_is_nowhere_in_the_guests_memory() -> Result<()> {
     let masked = |value: &[u8]| value.iter().map(|byte| byte ^ mask).collect::<Vec<u8>>();
     // Something that the guest does have shows that the search works.
     let mut values = vec![masked(b"x-search-proof")];
-    values.extend(forms().iter().map(|(_, form)| masked(form)));
+    values.extend(forms(CANARY).iter().map(|(_, form)| masked(form)));
     let requests: Vec<Value> = ["/echo/verbatim", "/echo/base64", "/echo/hex", "/header", "/chunks/5"]
         .iter()
         .map(|path| json!({"method": "GET", "path": path, "headers": [["x-search-proof", "1"]]}))
@@ -114,7 +122,7 @@ async fn the_canary_is_nowhere_in_the_guests_memory() -> Result<()> {
     let outcome = keyward.run(["--json", "call", "hostile.search-memory", "--input", &input])?.success();
     let counts: Vec<u32> = serde_json::from_value(outcome.json()["output"]["counts"].clone())?;
     assert!(counts[0] > 0, "the search found nothing at all");
-    for ((encoding, _), count) in forms().iter().zip(&counts[1..]) {
+    for ((encoding, _), count) in forms(CANARY).iter().zip(&counts[1..]) {
         assert_eq!(*count, 0, "the canary is in the guest's memory, encoded as {encoding}");
     }
     Ok(())
@@ -143,12 +151,18 @@ async fn the_canary_is_in_no_output_log_or_file() -> Result<()> {
         let outcome = keyward.run(command)?;
         said.extend([outcome.stdout, outcome.stderr]);
     }
-    // A guest that panics with all that it was given, and one that is called in a wrong way.
-    let panic = json!({"message": "the end"}).to_string();
-    for input in [panic.as_str(), "{}"] {
-        let outcome = keyward.run(["--json", "call", "hostile.panic", "--input", input])?;
-        assert_ne!(outcome.code, Some(0));
-        said.extend([outcome.stdout, outcome.stderr]);
+    // A guest that panics with all that it was given, whatever the server made of the token.
+    for encoding in ENCODINGS {
+        for json in [true, false] {
+            let path = format!("/echo/{encoding}");
+            let input = json!({"method": "GET", "path": path, "panic": true}).to_string();
+            let flags: &[&str] = if json { &["--json"] } else { &[] };
+            let call = ["call", "hostile.any-request", "--input", &input];
+            let outcome = keyward.run(flags.iter().chain(&call))?.failure(1);
+            assert!(outcome.stderr.contains("redacted"), "{encoding}: the panic does not tell what came back");
+            hunt("the panic", &decoded_base64(&outcome.stderr));
+            said.extend([outcome.stdout, outcome.stderr]);
+        }
     }
     for text in &said {
         hunt("the output", text.as_bytes());
@@ -157,6 +171,54 @@ async fn the_canary_is_in_no_output_log_or_file() -> Result<()> {
     assert!(all.iter().any(|(path, _)| path.extension().is_some_and(|extension| extension == "db")));
     for (path, content) in all {
         hunt(&path.display().to_string(), &content);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_sign_in_and_a_refresh_exchange_is_in_no_output_log_or_file() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options { access_token_ttl: 2, rotate: true })?;
+    let api = GithubApi::start(&authorization).await?;
+    let mut keyward = Keyward::initialised(&[authorization.authority(), api.authority()])?;
+    keyward.set("KEYWARD_LOG", "trace");
+    keyward.use_provider(&authorization)?;
+    keyward.set("KEYWARD_CLIENT_SECRET", CLIENT_SECRET);
+    keyward.add_plugin("github")?;
+
+    let (outcome, page) = keyward.connect(&api, &["openid", "repo", "read:user"], Decision::Agree).await?;
+    let outcome = outcome.success();
+    let mut said = vec![outcome.stdout, outcome.stderr, page.body];
+    // Nothing tells when a token ends: it is the clocks of both sides that go on.
+    tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+    let commands: [&[&str]; 5] = [
+        &["call", "github.current-user"],
+        &["--json", "connections", "test", "octocat"],
+        &["--json", "connections", "show", "octocat"],
+        &["--json", "audit"],
+        &["doctor"],
+    ];
+    for command in commands {
+        let outcome = keyward.run(command)?;
+        said.extend([outcome.stdout, outcome.stderr]);
+    }
+
+    let secrets = authorization.secrets().await?;
+    let kinds: BTreeSet<&str> = secrets.iter().map(|(kind, _)| kind.as_str()).collect();
+    let wanted = ["access_token", "code", "code_verifier", "id_token", "refresh_token"];
+    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), wanted);
+    let refreshes = authorization.seen().await?["refresh_token"].as_u64().unwrap();
+    assert!(refreshes > 0, "nothing was refreshed");
+    assert!(said.iter().any(|text| text.contains("TRACE")), "nothing was logged");
+    for (kind, secret) in &secrets {
+        for text in &said {
+            hunt_for(secret, kind, "the output", text.as_bytes());
+        }
+        for (path, content) in files(keyward.folder()) {
+            // What is compiled was so before anybody signed in.
+            if path.extension().is_none_or(|extension| extension != "wasm" && extension != "cwasm") {
+                hunt_for(secret, kind, &path.display().to_string(), &content);
+            }
+        }
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use keyward_harness::{
     EchoServer, Keyward,
-    keyward::{CANARY, hostile},
+    keyward::{CANARY, connect_canary, hostile},
 };
 use serde_json::{Value, json};
 
@@ -158,13 +158,23 @@ async fn an_action_whose_scope_is_not_granted_sends_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_exceptions_of_the_operator_open_one_port_only() -> Result<()> {
     let echo = EchoServer::start().await?;
+    let other = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
-    // The connection's endpoint stays; the operator takes the exception back.
-    keyward.allow_local(&[])?;
-    let input = json!({"method": "GET", "path": "/echo/verbatim"});
-    let output = attack(&keyward, "any-request", input)?;
+    keyward.allow_local(&[echo.authority(), other.authority()])?;
+    connect_canary(&keyward, "other", &other.url)?;
+    let ask = |connection: &str| -> Result<Value> {
+        let input = json!({"method": "GET", "path": "/echo/verbatim"}).to_string();
+        let call = ["--json", "call", "hostile.any-request", "--connection", connection, "--input", &input];
+        Ok(keyward.run(call)?.success().json()["output"].clone())
+    };
+    assert_eq!(ask("other")?["status"], 200);
+    // The endpoint of the connection stays; the operator takes the exception for its port back, and leaves the one for
+    // the other port of the same address.
+    keyward.allow_local(&[echo.authority()])?;
+    let output = ask("other")?;
     assert_eq!(output["error"]["reason"], "scheme-not-allowed", "{output}");
-    assert!(echo.received().is_empty());
+    assert_eq!(ask("canary")?["status"], 200);
+    assert_eq!((other.received().len(), echo.received().len()), (1, 1));
     Ok(())
 }
 
@@ -172,11 +182,18 @@ async fn the_exceptions_of_the_operator_open_one_port_only() -> Result<()> {
 async fn a_handle_that_was_not_given_is_worth_nothing() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
-    for handle in [0, 2, 99, u32::MAX] {
+    let forge = |handle: u32| {
         let input = json!({"handle": handle, "path": "/echo/verbatim"}).to_string();
-        let outcome = keyward.run(["--json", "call", "hostile.forge-handle", "--input", &input])?;
-        assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+        keyward.run(["--json", "call", "hostile.forge-handle", "--input", &input])
+    };
+    for handle in [0, 2, 99, u32::MAX] {
+        let error = forge(handle)?.failure(1).error();
+        assert_eq!(error["code"], "guest-trap", "{handle}: {error}");
+        assert!(error.to_string().contains("unknown handle index"), "{handle}: {error}");
     }
     assert!(echo.received().is_empty());
+    // The handle that it was given is the first, and it works by its number too.
+    forge(1)?;
+    assert_eq!(echo.received().len(), 1);
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! What goes wrong for a person: one clear error with what to do next, and nothing lost.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use keyward_harness::{
@@ -44,8 +48,7 @@ fn an_installation_that_is_not_there_names_the_command_that_makes_it() -> Result
 fn init_twice_keeps_what_is_there() -> Result<()> {
     let keyward = Keyward::initialised(&[])?;
     let config = fs::read(keyward.data_dir().join("config.toml"))?;
-    let outcome = keyward.run(["init", "--key", "passphrase"])?;
-    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    let outcome = keyward.run(["init", "--key", "passphrase"])?.failure(2);
     one_error_with_a_hint(&outcome.stderr);
     assert_eq!(config, fs::read(keyward.data_dir().join("config.toml"))?);
     keyward.run(["vault", "status"])?.success();
@@ -96,9 +99,9 @@ fn a_component_that_was_changed_after_the_consent_is_not_run() -> Result<()> {
     *content.last_mut().unwrap() ^= 1;
     fs::remove_file(&path)?;
     fs::write(&path, content)?;
-    let outcome = keyward.run(["call", "hello.hello", "name=World"])?;
-    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
-    one_error_with_a_hint(&outcome.stderr);
+    one_error_with_a_hint(&keyward.run(["call", "hello.hello", "name=World"])?.failure(4).stderr);
+    let outcome = keyward.run(["--json", "call", "hello.hello", "name=World"])?.failure(4);
+    assert_eq!(outcome.error()["code"], "component-changed", "{}", outcome.stderr);
     Ok(())
 }
 
@@ -134,8 +137,7 @@ async fn an_unreachable_provider_is_told_and_leaves_nothing() -> Result<()> {
     keyward.set("KEYWARD_CLIENT_SECRET", CLIENT_SECRET);
     drop(authorization);
     let connect = ["connect", "github", "--client-id", "any", "--no-browser", "--scope", "repo"];
-    let outcome = keyward.run(connect)?;
-    assert_ne!(outcome.code, Some(0), "{}", outcome.stdout);
+    let outcome = keyward.run(connect)?.failure(8);
     one_error_with_a_hint(&outcome.stderr);
     assert_eq!(keyward.run(["--json", "connections", "list"])?.success().json(), json!([]));
     Ok(())
@@ -147,8 +149,96 @@ async fn an_api_that_is_away_is_told_and_the_next_call_works() -> Result<()> {
     let api = GithubApi::start(&authorization).await?;
     let keyward = Keyward::connected(&authorization, &api).await?;
     drop(api);
-    let outcome = keyward.run(["--json", "call", "github.current-user"])?.failure(1);
+    let outcome = keyward.run(["--json", "call", "github.current-user"])?.failure(8);
     assert_eq!(outcome.error()["code"], "unreachable", "{}", outcome.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_command_that_waits_for_standard_input_ends_when_it_is_told_to() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    keyward.add_plugin("hello")?;
+    let secret = ["connect", "http", "--method", "bearer", "--name", "x", "--secret-file", "-"];
+    let input = ["call", "hello.hello", "--input", "-"];
+    for command in [secret.as_slice(), &input] {
+        // The other end of the pipe stays open and silent.
+        let mut child = waiting(keyward.command(command).stdin(Stdio::piped()))?;
+        terminate(&child)?;
+        assert_eq!(end(&mut child)?, Some(7), "{command:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_second_signal_ends_a_command_that_does_not_heed_the_first() -> Result<()> {
+    let keyward = Keyward::empty()?;
+    assert!(Command::new("mkfifo").arg(keyward.folder().join("pipe")).status()?.success());
+    // Nobody ever opens the other end, and the system does not let go of the thread that does.
+    let mut child = waiting(&mut keyward.command(["plugin", "inspect", "./pipe"]))?;
+    terminate(&child)?;
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(child.try_wait()?, None, "the first signal ended it");
+    terminate(&child)?;
+    assert_eq!(end(&mut child)?, Some(130));
+    Ok(())
+}
+
+/// The command once it has had the time to come to where it waits; one that is told to end earlier ends all the same.
+fn waiting(command: &mut Command) -> Result<Child> {
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(child.try_wait()?, None, "it does not wait");
+    Ok(child)
+}
+
+fn terminate(child: &Child) -> Result<()> {
+    Ok(rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM)?)
+}
+
+/// The exit code of a command that ends within two seconds.
+fn end(child: &mut Child) -> Result<Option<i32>> {
+    let told = Instant::now();
+    while told.elapsed() < Duration::from_secs(2) {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.code());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.kill()?;
+    anyhow::bail!("it goes on waiting")
+}
+
+#[test]
+fn init_writes_the_configuration_that_was_named() -> Result<()> {
+    let keyward = Keyward::empty()?;
+    keyward.run(["--config", "new.toml", "init", "--key", "passphrase"])?.success();
+    assert!(keyward.folder().join("new.toml").is_file());
+    keyward.run(["--config", "new.toml", "call", "hello.hello"])?.failure(2);
+    Ok(())
+}
+
+#[test]
+fn text_of_a_manifest_is_harmless_on_a_terminal() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let mut manifest = keyward_registry::artifact::read(&fs::read(keyward_harness::keyward::guest("hello")?)?)?;
+    for action in manifest.actions.values_mut() {
+        action.input = json!({"type": "object", "properties": {"a\u{1b}[2Jb\u{9b}c\u{202e}d": {"type": "string"}}});
+    }
+    let component =
+        keyward_registry::artifact::embed(&fs::read(keyward_harness::keyward::guest("hello")?)?, &manifest)?;
+    fs::write(keyward.folder().join("odd.wasm"), component)?;
+    let commands: [&[&str]; 4] = [
+        &["plugin", "add", "odd.wasm", "--yes"],
+        &["plugin", "inspect", "odd.wasm", "--schemas"],
+        &["--json", "plugin", "inspect", "odd.wasm"],
+        &["call", "hello.hello", "--input", "[]"],
+    ];
+    for command in commands {
+        let outcome = keyward.run(command)?;
+        let told = outcome.stdout + &outcome.stderr;
+        assert!(told.contains("[2Jb"), "{command:?} does not show it: {told}");
+        assert!(!told.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{command:?}: {told:?}");
+    }
     Ok(())
 }
 

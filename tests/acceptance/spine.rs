@@ -24,7 +24,7 @@ pub(crate) fn files(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>)> {
         if path.is_dir() {
             all.extend(files(&path));
         } else {
-            let content = fs::read(&path).unwrap_or_default();
+            let content = fs::read(&path).unwrap();
             all.push((path, content));
         }
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     process::Command,
 };
 
@@ -54,38 +54,123 @@ fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
     files
 }
 
-/// A file's text up to its tests.
-fn without_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap_or(text)
+/// A file's text without the items that are built for tests only, and the names of the modules among them. It knows
+/// Rust as rustfmt writes it: an item ends in its first line, or at the brace that closes it, which is indented as the
+/// item is. What it does not know it leaves in.
+fn without_tests(text: &str) -> (String, Vec<String>) {
+    let (mut kept, mut modules) = (String::new(), Vec::new());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[cfg(test)]" {
+            kept.push_str(line);
+            kept.push('\n');
+            continue;
+        }
+        let indentation = &line[..line.len() - line.trim_start().len()];
+        let item = lines.by_ref().find(|line| !line.trim_start().starts_with("#[")).unwrap_or_default();
+        if let Some((_, name)) = item.strip_suffix(';').and_then(|item| item.rsplit_once("mod ")) {
+            modules.push(name.to_owned());
+        }
+        if !item.ends_with([';', '}', ',']) {
+            let end = format!("{indentation}}}");
+            let _ = lines.by_ref().find(|line| line.starts_with(&end));
+        }
+    }
+    (kept, modules)
 }
 
-#[test]
-fn crates_name_only_the_crates_below_them() {
+/// The files of the host's crates with what is built for users, without what is built for tests.
+fn shipped() -> Vec<(PathBuf, String)> {
+    let mut files: BTreeMap<PathBuf, String> =
+        rust_files("host").into_iter().filter(|(path, _)| path.components().nth(2).is_some_and(is_source)).collect();
+    for path in files.keys().cloned().collect::<Vec<_>>() {
+        let Some(text) = files.get_mut(&path) else { continue };
+        let (kept, modules) = without_tests(text);
+        *text = kept;
+        // `lib.rs` and `mod.rs` hold the modules of their own folder, `x.rs` those of the folder `x`.
+        let own = path.with_extension("");
+        let folder = match path.file_name().and_then(|name| name.to_str()) {
+            Some("lib.rs" | "main.rs" | "mod.rs") => path.parent().unwrap(),
+            _ => &own,
+        };
+        for module in modules {
+            let module = folder.join(module);
+            files.retain(|path, _| *path != module.with_extension("rs") && !path.starts_with(&module));
+        }
+    }
+    files.into_iter().collect()
+}
+
+fn is_source(part: Component<'_>) -> bool {
+    part.as_os_str() == "src"
+}
+
+/// What would be another road out: a client, a socket, or a question to a name server.
+const ROADS: &[&str] = &[
+    "reqwest::",
+    "use reqwest",
+    "hyper::client",
+    "hyper_util::client",
+    "TcpStream::connect",
+    "TcpSocket",
+    "UdpSocket",
+    "UnixStream",
+    "UnixDatagram",
+    "lookup_host",
+    "to_socket_addrs",
+    "ToSocketAddrs",
+];
+
+/// Packages that only one crate of ours may name, so that nobody goes past it: the network, the database, the sandbox.
+const FENCES: &[(&str, &str)] = &[
+    ("reqwest", "keyward-egress"),
+    ("hyper", "keyward-egress"),
+    ("sqlx", "keyward-store"),
+    ("libsqlite3-sys", "keyward-store"),
+    ("wasmtime", "keyward-runtime"),
+    ("wasmtime-wasi", "keyward-runtime"),
+];
+
+/// What cargo knows of the packages of the host, by name: the names of what each depends on outside of tests.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .current_dir(repository())
         .output()
         .unwrap();
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let mut found = BTreeMap::new();
-    for package in metadata["packages"].as_array().unwrap() {
-        let name = package["name"].as_str().unwrap();
-        if !package["manifest_path"].as_str().unwrap().contains("/host/") {
-            continue;
-        }
-        let ours: BTreeSet<&str> = package["dependencies"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter(|dependency| dependency["kind"] != "dev")
-            .filter_map(|dependency| dependency["name"].as_str())
-            .filter(|dependency| dependency.starts_with("keyward-"))
-            .collect();
-        found.insert(name, ours);
-    }
-    let wanted: BTreeMap<&str, BTreeSet<&str>> =
-        EDGES.iter().map(|(name, edges)| (*name, edges.iter().copied().collect())).collect();
+    let packages = metadata["packages"].as_array().unwrap().iter();
+    let of_host = packages.filter(|package| package["manifest_path"].as_str().unwrap().contains("/host/"));
+    let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
+    of_host
+        .map(|package| {
+            let dependencies = package["dependencies"].as_array().unwrap().iter();
+            (name(package), dependencies.filter(|dependency| dependency["kind"] != "dev").map(name).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn crates_name_only_the_crates_below_them() {
+    let found: BTreeMap<String, BTreeSet<String>> = dependencies()
+        .into_iter()
+        .map(|(name, all)| (name, all.into_iter().filter(|name| name.starts_with("keyward-")).collect()))
+        .collect();
+    let wanted: BTreeMap<String, BTreeSet<String>> = EDGES
+        .iter()
+        .map(|(name, edges)| ((*name).to_owned(), edges.iter().map(|&edge| edge.to_owned()).collect()))
+        .collect();
     assert_eq!(found, wanted);
+}
+
+#[test]
+fn network_database_and_sandbox_have_one_crate_each() {
+    let dependencies = dependencies();
+    for (package, owner) in FENCES {
+        let named: Vec<&str> =
+            dependencies.iter().filter(|(_, all)| all.contains(*package)).map(|(name, _)| name.as_str()).collect();
+        assert_eq!(named, [*owner], "who names {package}");
+    }
 }
 
 #[test]
@@ -101,23 +186,54 @@ fn secrets_are_exposed_only_in_the_vault() {
 
 #[test]
 fn there_is_one_road_out() {
-    let mut roads = Vec::new();
-    for (path, text) in rust_files("host") {
-        let is_test = |name: &str| path.components().any(|part| part.as_os_str() == name);
-        if ["tests", "tests.rs", "testing.rs", "fake.rs"].into_iter().any(is_test) {
-            continue;
-        }
-        let text = without_tests(&text);
-        roads.extend(text.lines().filter(|line| line.contains(" Wire for ")).map(|_| path.clone()));
+    let mut wires = Vec::new();
+    for (path, text) in shipped() {
+        wires.extend(text.lines().filter(|line| line.contains(" Wire for ")).map(|_| path.clone()));
         // A second client would be a second road.
         if !path.starts_with("host/egress") {
-            for client in ["reqwest::", "hyper::client", "TcpStream::connect", "hyper_util::client"] {
-                assert!(!text.contains(client), "{} uses {client}", path.display());
+            for road in ROADS {
+                assert!(!text.contains(road), "{} uses {road}", path.display());
             }
         }
     }
-    assert_eq!(roads.len(), 1, "implementations of Wire: {roads:?}");
-    assert!(roads[0].starts_with("host/egress"), "{roads:?}");
+    assert_eq!(wires.len(), 1, "implementations of Wire: {wires:?}");
+    assert!(wires[0].starts_with("host/egress"), "{wires:?}");
+}
+
+#[test]
+fn only_what_is_built_for_tests_is_left_out_of_the_search() {
+    let text = "\
+mod a;
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = \"x\")]
+pub(crate) mod fake;
+mod b;
+impl A {
+    #[cfg(test)]
+    fn test() {
+        if true {
+        }
+    }
+
+    fn first() {}
+}
+#[cfg(test)]
+mod tests {
+    fn test() {}
+}
+fn last() {}
+";
+    let (kept, modules) = without_tests(text);
+    assert_eq!(kept, "mod a;\nmod b;\nimpl A {\n\n    fn first() {}\n}\nfn last() {}\n");
+    assert_eq!(modules, ["fake"]);
+
+    let shipped = shipped();
+    let text = |path: &str| shipped.iter().find(|(found, _)| found == Path::new(path)).map(|(_, text)| text.as_str());
+    // Its modules for tests come first in this file, and what follows is shipped.
+    assert!(text("host/vault/src/oauth.rs").unwrap().contains("mod request;"));
+    assert_eq!(text("host/vault/src/oauth/fake.rs"), None);
+    assert_eq!(text("host/egress/src/wire/tests.rs"), None);
+    assert!(ROADS.iter().any(|road| text("host/egress/src/wire.rs").unwrap().contains(road)));
 }
 
 #[test]
@@ -144,8 +260,9 @@ fn the_sdk_builds_from_the_same_wit() {
 fn guests_see_the_host_only_through_wit() {
     for folder in ["sdk-guest", "plugins", "tests/guests"] {
         for (path, text) in rust_files(folder) {
-            for name in ["keyward_model", "keyward_policy", "keyward_vault", "keyward_runtime"] {
-                assert!(!text.contains(name), "{} names {name}", path.display());
+            for (name, _) in EDGES {
+                let name = name.replace('-', "_");
+                assert!(!text.contains(&name), "{} names {name}", path.display());
             }
         }
     }
@@ -159,4 +276,30 @@ fn every_reason_code_stands_in_the_docs() {
         .collect();
     let docs = fs::read_to_string(repository().join("docs/reasons.md")).unwrap();
     assert!(docs.contains(&rows), "docs/reasons.md must hold these rows:\n{rows}");
+}
+
+#[test]
+fn every_test_that_holds_a_promise_exists() {
+    let page = fs::read_to_string(repository().join("SECURITY.md")).unwrap();
+    let (mut named, mut missing) = (0, Vec::new());
+    // What stands between backticks: a test, all tests of a file, or a place in the repository.
+    for word in page.split('`').skip(1).step_by(2) {
+        let exists = match word.split_once("::") {
+            Some((file, test)) => {
+                let text = fs::read_to_string(repository().join(format!("tests/acceptance/{file}.rs")));
+                text.is_ok_and(|text| test == "*" || text.contains(&format!("fn {test}(")))
+            }
+            None if word.starts_with("host/") || word.starts_with("tests/") => {
+                let path = repository().join(word);
+                path.exists() || path.with_extension("rs").exists()
+            }
+            None => continue,
+        };
+        named += 1;
+        if !exists {
+            missing.push(word);
+        }
+    }
+    assert!(missing.is_empty(), "SECURITY.md names what is not there: {missing:?}");
+    assert!(named > 20, "only {named} names were found in SECURITY.md");
 }

@@ -75,6 +75,11 @@ impl AuthorizationServer {
         Ok(reqwest::get(format!("{}/test/seen", self.issuer)).await?.error_for_status()?.json().await?)
     }
 
+    /// Every code, code verifier and token that the token endpoint was sent or gave out, with its kind.
+    pub async fn secrets(&self) -> Result<Vec<(String, String)>> {
+        Ok(reqwest::get(format!("{}/test/secrets", self.issuer)).await?.error_for_status()?.json().await?)
+    }
+
     /// `host:port`.
     pub fn authority(&self) -> String {
         self.issuer.trim_start_matches("http://").to_owned()

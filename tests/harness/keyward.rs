@@ -249,10 +249,12 @@ impl Keyward {
     /// Runs a `connect` command that waits for a person, and is that person.
     pub async fn sign_in(&self, arguments: &[String], decision: Decision) -> Result<(Outcome, LastPage)> {
         let mut running = self.spawn(arguments)?;
-        let url = running.line_with("http")?;
-        let url = url.split_whitespace().find(|word| word.starts_with("http")).context("no URL")?;
-        let url = url.trim_matches(|c| c == '"' || c == ',' || c == '}').to_owned();
-        let page = person::sign_in(&url, "octocat", decision).await?;
+        // The address stands on a line of its own; lines of the log may hold others.
+        let mut line = running.line_with("http")?;
+        while !line.starts_with("http") {
+            line = running.line_with("http")?;
+        }
+        let page = person::sign_in(line.trim_end(), "octocat", decision).await?;
         Ok((running.wait()?, page))
     }
 
@@ -362,9 +364,15 @@ pub const CANARY: &str = "canary-test/token+0123456789~abcdefXYZ";
 pub fn hostile(url: &str) -> Result<Keyward> {
     let keyward = Keyward::initialised(&[url.trim_start_matches("http://").to_owned()])?;
     keyward.add_plugin("hostile")?;
+    connect_canary(&keyward, "canary", url)?;
+    Ok(keyward)
+}
+
+/// Makes a connection to `url` whose token is [`CANARY`].
+pub fn connect_canary(keyward: &Keyward, name: &str, url: &str) -> Result<()> {
     let endpoint = format!("api={url}");
-    let connect = ["connect", "oidc", "--method", "bearer", "--name", "canary", "--secret-file", "-", "--endpoint"];
+    let connect = ["connect", "oidc", "--method", "bearer", "--name", name, "--secret-file", "-", "--endpoint"];
     keyward.run_with_input(connect.into_iter().chain([endpoint.as_str()]), CANARY)?.success();
     std::fs::remove_file(keyward.folder().join("stdin"))?;
-    Ok(keyward)
+    Ok(())
 }

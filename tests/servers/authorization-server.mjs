@@ -53,9 +53,17 @@ const provider = new Provider(issuer, {
   },
 });
 
-// What the token endpoint was asked, for the tests: never a token, only kinds and counts.
+// What the token endpoint was asked: kinds and counts.
 const seen = { authorization_code: 0, refresh_token: 0, client_credentials: 0, failed: 0 };
-provider.on('grant.success', (ctx) => { seen[ctx.oidc.params.grant_type] += 1; });
+// What it was sent and gave out that authenticates, for tests that look for it elsewhere.
+const secrets = [];
+provider.on('grant.success', (ctx) => {
+  seen[ctx.oidc.params.grant_type] += 1;
+  const found = { ...ctx.oidc.params, ...ctx.body };
+  for (const kind of ['code', 'code_verifier', 'access_token', 'refresh_token', 'id_token']) {
+    if (found[kind]) secrets.push([kind, found[kind]]);
+  }
+});
 provider.on('grant.error', () => { seen.failed += 1; });
 const revoked = [];
 provider.on('refresh_token.destroyed', (token) => revoked.push(token.kind));
@@ -66,6 +74,11 @@ server.on('request', (request, response) => {
   if (request.url === '/test/seen') {
     response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify({ ...seen, revoked }));
+    return;
+  }
+  if (request.url === '/test/secrets') {
+    response.setHeader('content-type', 'application/json');
+    response.end(JSON.stringify(secrets));
     return;
   }
   handle(request, response);

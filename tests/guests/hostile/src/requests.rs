@@ -32,6 +32,9 @@ pub(crate) struct AnyRequest {
     /// Whether to send it by an exchange.
     #[serde(default)]
     pub(crate) stream: bool,
+    /// Whether to panic with everything that came back.
+    #[serde(default)]
+    pub(crate) panic: bool,
 }
 
 fn get() -> String {
@@ -105,7 +108,7 @@ impl Outcome {
 
 /// Sends a request as it is.
 pub(crate) fn send(request: AnyRequest, connection: &Connection) -> Outcome {
-    let AnyRequest { method, endpoint, path, url, query, headers, body, stream } = request;
+    let AnyRequest { method, endpoint, path, url, query, headers, body, stream, panic } = request;
     let target = match url {
         Some(url) => Target::Url(url),
         None => Target::Endpoint { endpoint, path },
@@ -113,13 +116,18 @@ pub(crate) fn send(request: AnyRequest, connection: &Connection) -> Outcome {
     let headers = Headers(headers.into_iter().map(|(name, value)| (name, value.into_bytes())).collect());
     let head = RequestHead { method, target, query, headers };
     let body = body.map(String::into_bytes);
-    if stream {
-        return by_exchange(head, body, connection);
+    let outcome = if stream {
+        by_exchange(head, body, connection)
+    } else {
+        match connection.send(head, body) {
+            Ok(response) => Outcome::new(response.status, response.headers, &response.body),
+            Err(error) => error.into(),
+        }
+    };
+    if panic {
+        panic!("{} {:?} {}", outcome.status, outcome.headers, outcome.body);
     }
-    match connection.send(head, body) {
-        Ok(response) => Outcome::new(response.status, response.headers, &response.body),
-        Err(error) => error.into(),
-    }
+    outcome
 }
 
 fn by_exchange(head: RequestHead, body: Option<Vec<u8>>, connection: &Connection) -> Outcome {
@@ -212,6 +220,7 @@ pub(crate) fn follow_redirects(input: FollowRedirects, connection: &Connection) 
             headers: Vec::new(),
             body: None,
             stream: false,
+            panic: false,
         };
         outcomes.push(send(request, connection));
     }
