@@ -52,7 +52,12 @@ lint: setup
     cargo fmt --all --check
     for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all --check); done
     cargo clippy --quiet --workspace --all-targets -- -D warnings
-    cargo deny --log-level error check bans licenses sources
+    for workspace in sdk-guest plugins tests/guests; do \
+        (cd "$workspace" && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo clippy --quiet --workspace --all-targets -- -D warnings); \
+    done
+    for manifest in Cargo.toml sdk-guest/Cargo.toml plugins/Cargo.toml tests/guests/Cargo.toml; do \
+        cargo deny --log-level error --manifest-path "$manifest" --config deny.toml check bans licenses sources; \
+    done
 
 # Formats everything.
 format:
