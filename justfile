@@ -44,7 +44,7 @@ test: guests test-guests
 
 # Runs the tests of the SDK and of the connectors, natively.
 test-guests: setup
-    cd sdk-guest && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet
+    cd sdk-guest && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet --workspace
     cd plugins && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo test --quiet
 
 # Checks format and lints, and which dependencies come in.

@@ -97,7 +97,8 @@ impl Connection {
     }
 
     /// Starts a request exactly as given, whose body is written and whose response is read chunk by chunk. `length`
-    /// is that of the body where it is known.
+    /// is that of the body where it is known. A `GET` or `HEAD` without a length, and any request with the length 0,
+    /// has no body.
     ///
     /// # Errors
     /// What the host has against its head.

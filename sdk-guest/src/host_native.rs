@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    SendError, SendErrorKind, Sent,
+    SendError,
     http::{RequestHead, Response, ResponseHead},
     log::Level,
     testing::Script,
@@ -21,13 +21,14 @@ impl RawConnection {
         self.0.borrow_mut().answer(head, body)
     }
 
-    pub(crate) fn start(&self, head: RequestHead, _length: Option<u64>) -> Result<RawExchange, SendError> {
-        let state = RefCell::new(State::Writing { head, body: Vec::new() });
+    pub(crate) fn start(&self, head: RequestHead, length: Option<u64>) -> Result<RawExchange, SendError> {
+        let state = RefCell::new(State::Writing { head, length, body: Vec::new() });
         Ok(RawExchange { script: self.0.clone(), state })
     }
 }
 
-/// An exchange asks the script when its request is complete, for only then is the request known.
+/// An exchange asks the script when its request is complete, for only then is the request known. What Keyward ends
+/// the call for fails the test, in Keyward's words.
 #[derive(Debug)]
 pub(crate) struct RawExchange {
     script: Rc<RefCell<Script>>,
@@ -36,35 +37,58 @@ pub(crate) struct RawExchange {
 
 #[derive(Debug)]
 enum State {
-    Writing { head: RequestHead, body: Vec<u8> },
+    Writing { head: RequestHead, length: Option<u64>, body: Vec<u8> },
     Reading { body: Vec<u8>, at: usize },
-    Failed,
+    Failed(SendError),
 }
 
 impl RawExchange {
     pub(crate) fn write(&self, chunk: &[u8]) -> Result<(), SendError> {
         match &mut *self.state.borrow_mut() {
-            State::Writing { body, .. } => {
-                body.extend_from_slice(chunk);
+            State::Writing { head, length, .. } if has_no_body(&head.method, *length) => {
+                assert!(chunk.is_empty(), "exchange.write was called on a request that was started without a body");
                 Ok(())
             }
-            _ => Err(out_of_order("the request's body has ended")),
+            State::Writing { length, body, .. } => {
+                body.extend_from_slice(chunk);
+                if length.is_some_and(|length| body.len() as u64 > length) {
+                    wrong_length(body, *length);
+                }
+                Ok(())
+            }
+            State::Reading { .. } => panic!("exchange.write was called after exchange.finish"),
+            State::Failed(error) => Err(error.clone()),
         }
     }
 
     pub(crate) fn finish(&self) -> Result<ResponseHead, SendError> {
         let mut state = self.state.borrow_mut();
-        let State::Writing { head, body } = std::mem::replace(&mut *state, State::Failed) else {
-            return Err(out_of_order("the request's body has ended"));
+        let (head, body) = match &mut *state {
+            State::Writing { head, length, body } => {
+                if length.is_some_and(|length| body.len() as u64 != length) {
+                    wrong_length(body, *length);
+                }
+                (head.clone(), std::mem::take(body))
+            }
+            State::Reading { .. } => panic!("exchange.finish was called twice"),
+            State::Failed(error) => return Err(error.clone()),
         };
         let body = if body.is_empty() { None } else { Some(body) };
-        let response = self.script.borrow_mut().answer(head, body)?;
-        *state = State::Reading { body: response.body, at: 0 };
-        Ok(ResponseHead { status: response.status, headers: response.headers })
+        match self.script.borrow_mut().answer(head, body) {
+            Ok(Response { status, headers, body }) => {
+                *state = State::Reading { body, at: 0 };
+                Ok(ResponseHead { status, headers })
+            }
+            Err(error) => {
+                *state = State::Failed(error.clone());
+                Err(error)
+            }
+        }
     }
 
     pub(crate) fn read(&self, max: u32) -> Result<Option<Vec<u8>>, SendError> {
         match &mut *self.state.borrow_mut() {
+            State::Writing { .. } => panic!("exchange.read was called before exchange.finish"),
             State::Reading { body, at } if *at < body.len() => {
                 let end = body.len().min(at.saturating_add(max as usize));
                 let chunk = body[*at..end].to_vec();
@@ -72,13 +96,19 @@ impl RawExchange {
                 Ok(Some(chunk))
             }
             State::Reading { .. } => Ok(None),
-            _ => Err(out_of_order("there is no response to read")),
+            State::Failed(error) => Err(error.clone()),
         }
     }
 }
 
-fn out_of_order(message: &str) -> SendError {
-    SendError::new(SendErrorKind::Other, "internal", message).sent(Sent::Maybe)
+/// See [`Connection::start`](crate::Connection::start).
+fn has_no_body(method: &str, length: Option<u64>) -> bool {
+    length == Some(0) || (length.is_none() && matches!(method, "GET" | "HEAD"))
+}
+
+fn wrong_length(body: &[u8], declared: Option<u64>) -> ! {
+    let (written, declared) = (body.len(), declared.unwrap_or_default());
+    panic!("the guest wrote {written} bytes of a body that it declared as {declared} bytes long")
 }
 
 /// Standard error, which the test harness shows for a test that failed.
@@ -113,4 +143,88 @@ pub(crate) fn random(count: u32) -> Vec<u8> {
         (x >> 32) as u8
     };
     (0..count).map(|_| next()).collect()
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use crate::{
+        SendError, SendErrorKind,
+        http::{Exchange, Headers, RequestHead, Target},
+        testing::FakeHost,
+    };
+
+    fn start(host: &FakeHost, method: &str, length: Option<u64>) -> Exchange {
+        let target = Target::Endpoint { endpoint: "api".to_owned(), path: "/a".to_owned() };
+        let head = RequestHead { method: method.to_owned(), target, query: Vec::new(), headers: Headers::default() };
+        host.connection().start(head, length).unwrap()
+    }
+
+    #[test]
+    #[should_panic(expected = "exchange.write was called after exchange.finish")]
+    fn write_after_finish_fails_the_test() {
+        let host = FakeHost::new();
+        host.on("POST", "/a").respond(200, ());
+        let exchange = start(&host, "POST", None);
+        exchange.finish().unwrap();
+        let _ = exchange.write(b"");
+    }
+
+    #[test]
+    #[should_panic(expected = "exchange.finish was called twice")]
+    fn finish_twice_fails_the_test() {
+        let host = FakeHost::new();
+        host.on("GET", "/a").respond(200, ());
+        let exchange = start(&host, "GET", None);
+        exchange.finish().unwrap();
+        let _ = exchange.finish();
+    }
+
+    #[test]
+    #[should_panic(expected = "exchange.read was called before exchange.finish")]
+    fn read_before_finish_fails_the_test() {
+        let _ = start(&FakeHost::new(), "GET", None).read(1);
+    }
+
+    #[test]
+    #[should_panic(expected = "exchange.write was called on a request that was started without a body")]
+    fn body_of_a_get_fails_the_test() {
+        let _ = start(&FakeHost::new(), "GET", None).write(b"x");
+    }
+
+    #[test]
+    #[should_panic(expected = "exchange.write was called on a request that was started without a body")]
+    fn body_of_no_length_fails_the_test() {
+        let _ = start(&FakeHost::new(), "POST", Some(0)).write(b"x");
+    }
+
+    #[test]
+    #[should_panic(expected = "the guest wrote 3 bytes of a body that it declared as 2 bytes long")]
+    fn body_longer_than_declared_fails_the_test() {
+        let exchange = start(&FakeHost::new(), "GET", Some(2));
+        exchange.write(b"ab").unwrap();
+        let _ = exchange.write(b"c");
+    }
+
+    #[test]
+    #[should_panic(expected = "the guest wrote 1 bytes of a body that it declared as 2 bytes long")]
+    fn body_shorter_than_declared_fails_the_test() {
+        let exchange = start(&FakeHost::new(), "POST", Some(2));
+        exchange.write(b"a").unwrap();
+        let _ = exchange.finish();
+    }
+
+    #[test]
+    fn failed_request_is_told_again_by_every_later_call() {
+        let host = FakeHost::new();
+        let error = SendError::new(SendErrorKind::Timeout, "timeout", "no answer");
+        host.on("GET", "/a").fail(error.clone());
+        let exchange = start(&host, "GET", None);
+        exchange.write(b"").unwrap();
+        for _ in 0..2 {
+            assert_eq!(exchange.finish(), Err(error.clone()));
+        }
+        assert_eq!(exchange.write(b"x"), Err(error.clone()));
+        assert_eq!(exchange.read(1), Err(error));
+    }
 }

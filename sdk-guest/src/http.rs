@@ -113,6 +113,10 @@ pub struct ResponseHead {
 
 /// A request under way, exactly as the host offers it. [`Upload`](crate::Upload) and
 /// [`Download`](crate::Download) keep the order of the calls right.
+///
+/// A call out of order is no error to handle: it ends the action, as a panic does, and panics in unit tests. Such are
+/// a read before [`Exchange::finish`], a write or another `finish` after it, a write to a request without a body (see
+/// [`Connection::start`](crate::Connection::start)), and a body of another length than was declared.
 #[derive(Debug)]
 pub struct Exchange(pub(crate) host::RawExchange);
 
@@ -125,18 +129,19 @@ impl Exchange {
         self.0.write(chunk)
     }
 
-    /// Ends the request's body and waits for the head of the response.
+    /// Ends the request's body and waits for the head of the response. Call it once.
     ///
     /// # Errors
-    /// What the host or the network has against it, and a second call.
+    /// What the host or the network has against it.
     pub fn finish(&self) -> Result<ResponseHead, SendError> {
         self.0.finish()
     }
 
-    /// The next chunk of the response's body, at most `max` bytes; `None` at its end.
+    /// The next chunk of the response's body, at most `max` bytes; `None` at its end. Call it after
+    /// [`Exchange::finish`].
     ///
     /// # Errors
-    /// What the host or the network has against it, and a call before [`Exchange::finish`].
+    /// What the host or the network has against it.
     pub fn read(&self, max: u32) -> Result<Option<Vec<u8>>, SendError> {
         self.0.read(max)
     }

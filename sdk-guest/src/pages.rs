@@ -53,7 +53,8 @@ fn is_next(relations: &str) -> bool {
     relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
 }
 
-/// Each `<url>; ...; rel="relations"` of a `Link` header. What does not follow the grammar ends the list.
+/// Each `<url>; ...; rel="relations"` of a `Link` header (RFC 8288, section 3). What does not follow the grammar ends
+/// the list.
 fn links(mut rest: &str) -> impl Iterator<Item = (&str, &str)> {
     std::iter::from_fn(move || {
         let (url, after) = rest.trim_start_matches([' ', '\t', ',']).strip_prefix('<')?.split_once('>')?;
@@ -62,11 +63,13 @@ fn links(mut rest: &str) -> impl Iterator<Item = (&str, &str)> {
         loop {
             rest = rest.trim_start();
             let Some(parameter) = rest.strip_prefix(';') else { break };
-            let (name, after) = parameter.split_once('=')?;
-            let (value, after) = match after.trim_start().strip_prefix('"') {
-                // None of the parameters of a link holds an escaped quote.
-                Some(quoted) => quoted.split_once('"')?,
-                None => after.split_at(after.find([';', ',']).unwrap_or(after.len())),
+            let (name, after) = until(parameter, &['=', ';', ',']);
+            let (value, after) = match after.strip_prefix('=') {
+                Some(after) => match after.trim_start().strip_prefix('"') {
+                    Some(quoted) => quoted_string(quoted)?,
+                    None => until(after, &[';', ',']),
+                },
+                None => ("", after),
             };
             if name.trim().eq_ignore_ascii_case("rel") {
                 relations.get_or_insert(value.trim());
@@ -75,6 +78,22 @@ fn links(mut rest: &str) -> impl Iterator<Item = (&str, &str)> {
         }
         Some((url, relations.unwrap_or_default()))
     })
+}
+
+/// The text before the first of `ends`, and the rest from there.
+fn until<'t>(text: &'t str, ends: &[char]) -> (&'t str, &'t str) {
+    text.split_at(text.find(ends).unwrap_or(text.len()))
+}
+
+/// The text before the closing quote, with its escapes, and the rest behind that quote.
+fn quoted_string(text: &str) -> Option<(&str, &str)> {
+    let mut escaped = false;
+    let end = text.find(|c| {
+        let ends = c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        ends
+    })?;
+    Some((&text[..end], &text[end + 1..]))
 }
 
 #[cfg(test)]
@@ -94,6 +113,10 @@ mod tests {
             ),
             (r#"<https://a.test/1>; rel="prev",<https://a.test/3>;rel=next"#, Some("https://a.test/3")),
             (r#"<https://a.test/a,b;c>; title="x, y; z"; rel="last NEXT""#, Some("https://a.test/a,b;c")),
+            (r#"<https://a.test/1>; crossorigin, <https://a.test/2>; rel="next""#, Some("https://a.test/2")),
+            (r#"<https://a.test/2>; crossorigin; rel = "next""#, Some("https://a.test/2")),
+            (r#"<https://a.test/2>; title="a \"b\\"; rel=next"#, Some("https://a.test/2")),
+            (r#"<https://a.test/2>; rel"#, None),
             (r#"<https://a.test/1>; rel="prev""#, None),
             (r#"<https://a.test/1>; rel="prev"; rel="next""#, None),
             (r#"<https://a.test/1>; title="next""#, None),

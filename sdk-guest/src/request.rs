@@ -104,7 +104,8 @@ impl<'c> Request<'c> {
         self
     }
 
-    /// The length of a body that will be written chunk by chunk, bytes; for [`Request::start`].
+    /// The length of the whole body, bytes; for [`Request::start`], where it is written chunk by chunk. Another length
+    /// than this ends the action.
     pub fn length(mut self, length: u64) -> Self {
         self.length = Some(length);
         self
@@ -121,7 +122,8 @@ impl<'c> Request<'c> {
     }
 
     /// Starts it; its body, if any, is written chunk by chunk, and so is the response read. A body that was set
-    /// with [`Request::body`] or [`Request::json`] is written first.
+    /// with [`Request::body`] or [`Request::json`] is written first; more may follow only where [`Request::length`]
+    /// says so.
     ///
     /// # Errors
     /// As of [`Request::send`].
@@ -167,8 +169,12 @@ impl<'c> Request<'c> {
         {
             *path = path.replacen(place, value, 1);
         } else {
-            let error = format!("{:?} has no {}", self.head.target, places.join(" or "));
-            self.blame(Error::other(error));
+            let target = match &self.head.target {
+                Target::Endpoint { path, .. } => path,
+                Target::Url(url) => url,
+            };
+            let error = Error::other(format!("{target} has no {}", places.join(" or ")));
+            self.blame(error);
         }
     }
 

@@ -134,10 +134,18 @@ mod tests {
     fn body_that_was_set_is_written_first() {
         let host = FakeHost::new();
         host.on("PUT", "/file").respond(200, ());
-        let mut upload = host.connection().put("/file").body("ab").start().unwrap();
+        let mut upload = host.connection().put("/file").body("ab").length(4).start().unwrap();
         upload.write_all(b"cd").unwrap();
         let _ = upload.finish().unwrap();
         assert_eq!(host.requests()[0].body.as_deref(), Some(b"abcd".as_slice()));
+    }
+
+    #[test]
+    #[should_panic(expected = "wrote 4 bytes of a body that it declared as 2 bytes long")]
+    fn body_that_was_set_is_the_whole_body_unless_a_length_says_more() {
+        let host = FakeHost::new();
+        let mut upload = host.connection().put("/file").body("ab").start().unwrap();
+        let _ = upload.write_all(b"cd");
     }
 
     #[test]

@@ -20,8 +20,8 @@
 //! assert_eq!(host.requests().len(), 2);
 //! ```
 //!
-//! Not checked here: what the manifest allows. A request that the manifest does not declare passes in a unit test
-//! and is refused by Keyward.
+//! Not checked here: what the manifest allows, and what the input's schema asks beyond the types, such as a range. A
+//! request that the manifest does not declare passes in a unit test and is refused by Keyward.
 
 use std::{cell::RefCell, rc::Rc, time::Duration};
 

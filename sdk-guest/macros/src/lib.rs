@@ -1,11 +1,22 @@
-//! The attribute `#[action]` of the Keyward SDK; `keyward::action` documents it.
+//! The attribute `#[action]` of the Keyward SDK, which reaches authors as `keyward::action`.
 
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::quote;
-use syn::{Attribute, Error, Expr, ExprLit, FnArg, ItemFn, Lit, LitStr, Meta, ReturnType, spanned::Spanned};
+use syn::{Attribute, Error, Expr, ExprLit, FnArg, ItemFn, Lit, LitStr, Meta, ReturnType, Type, spanned::Spanned};
 
-/// Makes a function an action; documented as `keyward::action`.
+/// Makes a function an action.
+///
+/// The function takes its input by value and, where it sends requests, a `&Connection`; it returns
+/// `keyward::Result<Output>`. The input is `Deserialize` and `JsonSchema`, the output `Serialize` and `JsonSchema`;
+/// an action without input takes a struct without fields (`struct Nothing {}`).
+///
+/// The action's name in `connector.toml` is the function's in kebab case, `list_issues` as `list-issues`;
+/// `#[action(name = "issues")]` gives another one. The first paragraph of the doc comment describes the action to
+/// people where the manifest has no description of it.
+///
+/// Beside the function there is then a type of the same name, which implements `keyward::Action`: what
+/// `connector!` and `FakeHost::call` take.
 #[proc_macro_attribute]
 pub fn action(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let function = syn::parse_macro_input!(item as ItemFn);
@@ -45,6 +56,10 @@ fn expand(function: &ItemFn, name: Option<LitStr>) -> Result<Tokens, Error> {
     }
     let mut inputs = signature.inputs.iter();
     let input = match inputs.next() {
+        Some(FnArg::Typed(input)) if matches!(*input.ty, Type::Reference(_)) => {
+            let hint = "an action takes its input first, by value; one without input takes a struct without fields";
+            return Err(Error::new(input.ty.span(), hint));
+        }
         Some(FnArg::Typed(input)) => &input.ty,
         Some(FnArg::Receiver(receiver)) => return Err(Error::new(receiver.span(), "an action has no `self`")),
         None => return Err(Error::new(signature.span(), "an action takes its input: `fn name(input: Input, ...)`")),
@@ -149,6 +164,7 @@ mod tests {
             ("fn f<T>(a: T) -> Result<B> {}", "cannot be generic"),
             ("fn f() -> Result<B> {}", "takes its input"),
             ("fn f(&self) -> Result<B> {}", "no `self`"),
+            ("fn f(connection: &Connection) -> Result<B> {}", "takes its input first, by value"),
             ("fn f(a: A, b: &Connection, c: C) -> Result<B> {}", "nothing else"),
             ("fn f(a: A) {}", "returns `keyward::Result<Output>`"),
             ("fn Hello(a: A) -> Result<B> {}", "an action's name"),
