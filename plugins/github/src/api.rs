@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use keyward::{Request, clock, http::Response, prelude::*, serde::de::DeserializeOwned};
+use keyward::{Request, SendError, clock, http::Response, prelude::*, serde::de::DeserializeOwned};
 
 /// The most that GitHub puts on one page.
-const PAGE: u32 = 100;
+pub(crate) const PAGE: u32 = 100;
 
 /// GitHub asks for a minute of patience where it names no delay.
 const SECONDARY_LIMIT: Duration = Duration::from_secs(60);
@@ -61,10 +61,9 @@ fn rate_limit(response: &Response) -> Option<Duration> {
     if let Some(seconds) = number("retry-after") {
         return Some(Duration::from_secs(seconds));
     }
-    if number("x-ratelimit-remaining") == Some(0) {
-        let reset = Duration::from_secs(number("x-ratelimit-reset")?);
+    if let (Some(0), Some(reset)) = (number("x-ratelimit-remaining"), number("x-ratelimit-reset")) {
         // A second more, because the reset is told in whole seconds.
-        return Some(reset.saturating_sub(clock::wall()) + Duration::from_secs(1));
+        return Some(Duration::from_secs(reset).saturating_sub(clock::wall()) + Duration::from_secs(1));
     }
     let secondary = response.status == 429 || response.failure().message.contains("secondary rate limit");
     secondary.then_some(SECONDARY_LIMIT)
@@ -89,23 +88,36 @@ impl Fault {
         match self {
             Self::Sentence(text) | Self::Field { message: Some(text), .. } => text,
             Self::Field { field, code, .. } => {
-                format!("{}: {}", field.unwrap_or_default(), code.unwrap_or_else(|| "invalid".to_owned()))
+                let code = code.unwrap_or_else(|| "invalid".to_owned());
+                match field {
+                    Some(field) => format!("{field}: {code}"),
+                    None => code,
+                }
             }
         }
     }
 }
 
-/// Reads a list page by page until `limit` of the items that `keep` takes are there; whether there were more.
+/// Reads a list page by page until `limit` of the items that `keep` takes are there; whether there may be more.
+///
+/// Where the call may not move so much, what was found until then is the outcome: another attempt would come no
+/// further.
 pub(crate) fn collect<Raw: DeserializeOwned, T>(
     request: Request<'_>,
-    per_page: Option<u32>,
+    per_page: u32,
     limit: u32,
     mut keep: impl FnMut(Raw) -> Option<T>,
 ) -> Result<(Vec<T>, bool)> {
-    let per_page = per_page.unwrap_or_else(|| limit.clamp(1, PAGE));
     let (mut items, mut pages) = (Vec::new(), request.query("per_page", per_page).github().paginate());
     while let Some(page) = pages.next() {
-        let raw: Vec<Raw> = checked(page?)?.json()?;
+        let page = match page {
+            Err(Error::Http(error)) if !items.is_empty() && is_budget(&error) => {
+                keyward::warn!("the list ends after {} of at most {limit}: {error}", items.len());
+                return Ok((items, true));
+            }
+            page => page?,
+        };
+        let raw: Vec<Raw> = checked(page)?.json()?;
         for item in raw.into_iter().filter_map(&mut keep) {
             if items.len() == limit as usize {
                 return Ok((items, true));
@@ -117,4 +129,9 @@ pub(crate) fn collect<Raw: DeserializeOwned, T>(
         }
     }
     Ok((items, false))
+}
+
+/// Whether the call has used up its own requests or bytes.
+fn is_budget(error: &SendError) -> bool {
+    matches!(error.reason.as_str(), "request-limit" | "too-large")
 }

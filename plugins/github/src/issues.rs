@@ -2,7 +2,7 @@
 
 use keyward::prelude::*;
 
-use crate::api::{Account, GitHub, checked, collect};
+use crate::api::{Account, GitHub, PAGE, checked, collect};
 
 /// Which issues of which repository.
 #[derive(Deserialize, JsonSchema)]
@@ -17,7 +17,7 @@ pub(crate) struct ListIssues {
     /// Only issues with all of these labels.
     #[serde(default)]
     labels: Vec<String>,
-    /// How many to ask for at once; as many as fit where it is left out.
+    /// How many to ask for at once, pull requests among them; 100 where it is left out.
     #[schemars(range(min = 1, max = 100))]
     per_page: Option<u32>,
     /// How many at most.
@@ -58,7 +58,7 @@ impl StateFilter {
 pub(crate) struct Issues {
     /// The issues.
     issues: Vec<Issue>,
-    /// Whether there are more than were asked for.
+    /// Whether there are, or may be, more than these.
     more: bool,
 }
 
@@ -155,8 +155,10 @@ pub(crate) fn list_issues(input: ListIssues, connection: &Connection) -> Result<
         .path("repo", input.repository)
         .query("state", input.state.as_str())
         .query_opt("labels", (!labels.is_empty()).then_some(labels));
-    let (issues, more) =
-        collect(request, input.per_page, input.limit, |raw: RawIssue| raw.pull_request.is_none().then(|| raw.into()))?;
+    // Full pages even for a small limit: any number of pull requests may come before the first issue.
+    let per_page = input.per_page.unwrap_or(PAGE);
+    let issue = |raw: RawIssue| raw.pull_request.is_none().then(|| raw.into());
+    let (issues, more) = collect(request, per_page, input.limit, issue)?;
     Ok(Issues { issues, more })
 }
 

@@ -2,7 +2,7 @@
 
 use keyward::prelude::*;
 
-use crate::api::{Account, collect};
+use crate::api::{Account, PAGE, collect};
 
 /// Which repositories.
 #[derive(Deserialize, JsonSchema)]
@@ -51,7 +51,7 @@ impl Visibility {
 pub(crate) struct Repositories {
     /// The repositories.
     repositories: Vec<Repository>,
-    /// Whether there are more than were asked for.
+    /// Whether there are, or may be, more than these.
     more: bool,
 }
 
@@ -113,7 +113,8 @@ impl From<RawRepository> for Repository {
 pub(crate) fn list_repositories(input: ListRepositories, connection: &Connection) -> Result<Repositories> {
     let request =
         connection.get("/user/repos").query("visibility", input.visibility.as_str()).query("sort", "full_name");
-    let (repositories, more) = collect(request, input.per_page, input.limit, |raw: RawRepository| Some(raw.into()))?;
+    let per_page = input.per_page.unwrap_or_else(|| input.limit.min(PAGE));
+    let (repositories, more) = collect(request, per_page, input.limit, |raw: RawRepository| Some(raw.into()))?;
     Ok(Repositories { repositories, more })
 }
 

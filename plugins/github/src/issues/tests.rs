@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward::testing::FakeHost;
+use keyward::{SendError, SendErrorKind, Sent, testing::FakeHost};
 
 use super::*;
 
@@ -62,18 +62,63 @@ const SECOND: &str = "https://api.github.com/repositories/42/issues?state=all&pe
 #[test]
 fn list_follows_links_and_leaves_pull_requests_out() {
     let host = FakeHost::new();
-    let mut pull_request = issue(2);
-    pull_request["pull_request"] = json!({"url": "https://api.github.com/repos/ada/engine/pulls/2"});
     let link = format!(r#"<{SECOND}>; rel="next""#);
     host.on("GET", "/repos/ada/engine/issues")
         .query("state", "all")
         .query("labels", "bug,ui")
         .query("per_page", "2")
-        .respond_with(200, &[("link", &link)], json!([issue(3), pull_request]));
+        .respond_with(200, &[("link", &link)], json!([issue(3), pull_request(2)]));
     host.on("GET", SECOND).respond(200, json!([issue(1)]));
     let input = json!({"owner": "ada", "repository": "engine", "state": "all", "labels": ["bug", "ui"], "per_page": 2});
     let output = host.call::<list_issues>(input).unwrap();
     assert_eq!((numbers(&output), &output["more"]), (vec![3, 1], &json!(false)));
+}
+
+fn pull_request(number: u64) -> Value {
+    let mut raw = issue(number);
+    raw["pull_request"] = json!({"url": format!("https://api.github.com/repos/ada/engine/pulls/{number}")});
+    raw
+}
+
+#[test]
+fn issue_behind_a_page_of_pull_requests_takes_two_requests() {
+    let host = FakeHost::new();
+    let link = format!(r#"<{SECOND}>; rel="next""#);
+    let pull_requests: Vec<_> = (2..102).map(pull_request).collect();
+    host.on("GET", "/repos/ada/engine/issues").query("per_page", "100").respond_with(
+        200,
+        &[("link", &link)],
+        json!(pull_requests),
+    );
+    host.on("GET", SECOND).respond(200, json!([issue(1)]));
+    let output = host.call::<list_issues>(json!({"owner": "ada", "repository": "engine", "limit": 1})).unwrap();
+    assert_eq!((numbers(&output), &output["more"]), (vec![1], &json!(false)));
+    assert_eq!(host.requests().len(), 2);
+}
+
+#[test]
+fn list_that_the_call_cannot_finish_is_told_as_far_as_it_came() {
+    let link = format!(r#"<{SECOND}>; rel="next""#);
+    let limit = || {
+        SendError::new(SendErrorKind::RateLimited { retry_after: None }, "request-limit", "the call may not make more")
+    };
+    let large = || SendError::new(SendErrorKind::TooLarge { limit: 5 }, "too-large", "too large").sent(Sent::Yes);
+    let timeout = || SendError::new(SendErrorKind::Timeout, "timeout", "no answer");
+    let input = || json!({"owner": "ada", "repository": "engine"});
+    for (first, error, found) in [
+        (issue(2), limit(), Some(vec![2])),
+        (issue(2), large(), Some(vec![2])),
+        (issue(2), timeout(), None),
+        (pull_request(2), limit(), None),
+    ] {
+        let host = FakeHost::new();
+        host.on("GET", "/repos/ada/engine/issues").respond_with(200, &[("link", &link)], json!([first]));
+        host.on("GET", SECOND).fail(error.clone());
+        match (host.call::<list_issues>(input()), found) {
+            (Ok(output), Some(found)) => assert_eq!((numbers(&output), &output["more"]), (found, &json!(true))),
+            (outcome, _) => assert_eq!(outcome, Err(Error::Http(error))),
+        }
+    }
 }
 
 #[test]
@@ -181,6 +226,7 @@ fn errors_have_codes_to_branch_on() {
         ),
         (429, vec![("retry-after", "7")], json!({}), "rate-limited", "429", Some(7)),
         (429, vec![], json!({}), "rate-limited", "429", Some(60)),
+        (429, vec![("x-ratelimit-remaining", "0")], json!({}), "rate-limited", "429", Some(60)),
         (404, vec![], json!({"message": "Not Found"}), "not-found", "may not see it", None),
         (410, vec![], json!({"message": "Issues are disabled"}), "gone", "Issues are disabled", None),
         (
@@ -191,11 +237,12 @@ fn errors_have_codes_to_branch_on() {
                 "errors": [
                     {"resource": "Issue", "field": "title", "code": "missing_field"},
                     {"message": "body is too long"},
+                    {"resource": "Issue", "code": "custom"},
                     "assignees are not valid",
                 ],
             }),
             "unprocessable",
-            "Validation Failed; title: missing_field; body is too long; assignees are not valid",
+            "Validation Failed; title: missing_field; body is too long; custom; assignees are not valid",
             None,
         ),
     ] {
