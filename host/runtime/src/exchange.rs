@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::Fuse};
 use keyward_model::{
     Body, BodyStream, CallContext, GuestRequest, GuestResponse, Outbound, Reason, SendError, SendErrorKind, Sent,
 };
@@ -100,7 +100,7 @@ enum Answer {
     /// It answered; the guest has not asked yet.
     Here(GuestResponse),
     /// The guest reads the body; `rest` is what is left of the last chunk.
-    Reading { body: BodyStream, rest: Bytes },
+    Reading { body: Fuse<BodyStream>, rest: Bytes },
     /// There is none.
     Failed(SendError),
 }
@@ -198,7 +198,8 @@ impl Exchange {
         self.answered(usage).await?;
         match std::mem::replace(&mut self.answer, Answer::Failed(lost())) {
             Answer::Here(GuestResponse { status, headers, body }) => {
-                self.answer = Answer::Reading { body, rest: Bytes::new() };
+                // A guest may read on after the end, and a stream need not stand that.
+                self.answer = Answer::Reading { body: body.fuse(), rest: Bytes::new() };
                 Ok(Head { status, headers })
             }
             other => {

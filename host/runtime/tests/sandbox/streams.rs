@@ -201,6 +201,25 @@ async fn words_in_the_wrong_order_end_the_call() {
     }
 }
 
+/// A stream may panic when it is asked on after its end, and `io::Read` of the SDK may well ask.
+#[tokio::test]
+async fn reading_on_after_the_end_is_the_end_again() {
+    let read = "(call $read (local.get $exchange) (i32.const 3) (i32.const 2048)) (if (call $is_error) (then unreachable)) (if (i32.load8_u (i32.const 2056)) (then unreachable))";
+    let guest = Guest::new(&format!(
+        r#"(local $exchange i32)
+        (call $start_get (local.get $connection))
+        (local.set $exchange (i32.load (i32.const 2056)))
+        (call $finish (local.get $exchange) (i32.const 2048))
+        {read} {read} {read}
+        (call $ok (i32.const 64) (i32.const 4))"#
+    ));
+    let fixture = Fixture::answering(&guest, |_| async {
+        let body = futures_util::stream::unfold((), |()| async { None });
+        Ok(GuestResponse { status: 207, headers: vec![], body: body.boxed() })
+    });
+    fixture.call(Value::Null).await.unwrap();
+}
+
 #[tokio::test]
 async fn exchange_ends_with_its_call() {
     let guest = Guest::new("(call $start_post (local.get $connection) (i64.const -1)) unreachable");
