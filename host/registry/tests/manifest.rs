@@ -19,6 +19,15 @@ fn shown(source: &str, diagnostics: &[Diagnostic]) -> String {
     diagnostics.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+#[test]
+fn the_example_of_the_manual_is_good() {
+    let manual = include_str!("../../../docs/plugins.md");
+    let example = manual.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let (manifest, warnings) = check(example).unwrap_or_else(|faults| panic!("{}", shown(example, &faults)));
+    assert_eq!(warnings, []);
+    assert_eq!(manifest.name.as_str(), "weather");
+}
+
 fn faults(source: &str) -> String {
     let faults = parse_manifest(source).unwrap_err();
     assert!(faults.iter().all(|fault| fault.severity == Severity::Error));
