@@ -16,6 +16,7 @@ use serde_json::json;
 use super::cargo::Guest;
 use crate::{
     commands::Context,
+    diagnostics,
     failure::{Exit, Failure},
     files::{self, Mode},
     output::{self, style, styled},
@@ -51,7 +52,10 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         let message = format!("{} is not a directory with a connector", arguments.directory.display());
         Failure::new(Exit::BadInput, "directory-missing", message).because(&error)
     })?;
-    let (source, manifest) = read_manifest(&arguments.directory, &directory)?;
+    let (source, manifest, warnings) = read_manifest(&arguments.directory, &directory)?;
+    if !warnings.is_empty() {
+        output.diagnostics(&manifest_path(&arguments.directory), &source, &warnings);
+    }
     let toolchain = Toolchain::choose(arguments.toolchain, &directory).await?;
     output.show(styled(style::FAINT, format_args!("building with {toolchain}")));
 
@@ -84,6 +88,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         "bytes": component.len(),
         "actions": manifest.actions.keys().collect::<Vec<_>>(),
         "toolchain": guest.toolchain.to_string(),
+        "warnings": diagnostics::to_json(&source, &warnings),
     });
     output.result(&document, || {
         format!(
@@ -101,8 +106,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     Ok(())
 }
 
-/// The manifest with its source, from the directory as the user named it (`shown`).
-fn read_manifest(shown: &Path, directory: &Path) -> Result<(String, Manifest), Failure> {
+/// The manifest with its source and what is likely not meant in it, from the directory as the user named it (`shown`).
+fn read_manifest(shown: &Path, directory: &Path) -> Result<(String, Manifest, Vec<Diagnostic>), Failure> {
     let path = directory.join("connector.toml");
     if !path.is_file() {
         let message = format!("there is no connector.toml in {}", shown.display());
@@ -110,9 +115,9 @@ fn read_manifest(shown: &Path, directory: &Path) -> Result<(String, Manifest), F
             .hint("name the connector's directory, or make one with `keyward plugin new <name>`"));
     }
     let source = files::read_text(&path)?;
-    let manifest = keyward_registry::parse_manifest(&source)
+    let (manifest, warnings) = keyward_registry::manifest::check(&source)
         .map_err(|faults| Failure::faults(manifest_path(shown), source.clone(), faults))?;
-    Ok((source, manifest))
+    Ok((source, manifest, warnings))
 }
 
 fn manifest_path(shown: &Path) -> String {
