@@ -97,6 +97,39 @@ async fn a_call_that_is_refused_before_it_begins_is_on_record() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forged_header_is_refused_whatever_its_bytes() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    for (name, value, reason) in [
+        ("x-a", b"b\0c".as_slice(), "header-malformed"),
+        ("x-a", b"b\r\nauthorization: c", "header-malformed"),
+        ("x-a", b"b\n", "header-malformed"),
+        ("x-a", b"\x7f", "header-malformed"),
+        ("", b"b", "header-malformed"),
+        ("x\0a", b"b", "header-malformed"),
+        ("x-a: b\r\nauthorization", b"c", "header-malformed"),
+        ("authorization ", b"b", "header-malformed"),
+        ("author\u{131}zation", b"b", "header-malformed"),
+        ("AUTHORIZATION", b"\xff", "header-forbidden"),
+        ("x_forwarded_for", b"b", "header-forbidden"),
+    ] {
+        let output = attack(&keyward, "forge-header", json!({"path": "/echo/verbatim", "name": name, "value": value}))?;
+        assert_eq!(output["error"]["reason"], reason, "{name:?} {value:?}: {output}");
+        assert_eq!(output["error"]["sent"], "no", "{name:?} {value:?}: {output}");
+    }
+    assert!(echo.received().is_empty(), "a refused request reached a server");
+
+    // What is not UTF-8 is a value all the same (RFC 9110, section 5.5: `obs-text`), and ends where it ends.
+    let output =
+        attack(&keyward, "forge-header", json!({"path": "/echo/verbatim", "name": "x-a", "value": b"\xff\xfe"}))?;
+    assert_eq!(output["status"], 200, "{output}");
+    let received = echo.received();
+    let forged: Vec<_> = received[0].headers.iter().filter(|(name, _)| name == "x-a").collect();
+    assert_eq!(forged, [&("x-a".to_owned(), "\u{fffd}\u{fffd}".to_owned())]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_declared_request_passes_and_carries_the_credential() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;

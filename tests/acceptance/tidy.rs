@@ -250,6 +250,19 @@ fn no_test_file_is_forgotten() {
 }
 
 #[test]
+fn no_attack_is_forgotten() {
+    let manifest = fs::read_to_string(repository().join("tests/guests/hostile/connector.toml")).unwrap();
+    let tests: String = rust_files("tests/acceptance").into_iter().map(|(_, text)| text).collect();
+    let actions = manifest.lines().filter_map(|line| line.strip_prefix("[actions.")?.strip_suffix(']'));
+    let forgotten: Vec<&str> = actions
+        .filter(|action| {
+            ![format!("\"{action}\""), format!("\"hostile.{action}\"")].iter().any(|name| tests.contains(name))
+        })
+        .collect();
+    assert!(forgotten.is_empty(), "no test runs {forgotten:?}");
+}
+
+#[test]
 fn the_sdk_builds_from_the_same_wit() {
     let wit = fs::read_to_string(repository().join("wit/connector.wit")).unwrap();
     let copy = fs::read_to_string(repository().join("sdk-guest/wit/connector.wit")).unwrap();

@@ -122,60 +122,68 @@ pub(crate) fn slow_loris(input: SlowLoris, connection: &Connection) -> Result<St
     })
 }
 
-/// Where.
+/// Which misuse.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct MisuseExchange {
     /// The path.
     path: String,
+    /// What to do.
+    misuse: Misuse,
 }
 
-/// What each call out of order brought; none where it was taken.
-#[derive(Serialize, JsonSchema)]
-pub(crate) struct Misused {
-    /// Reading before the request was finished.
-    read_before_finish: Option<Refusal>,
-    /// Writing after it was.
-    write_after_finish: Option<Refusal>,
-    /// Finishing it again.
-    finish_again: Option<Refusal>,
-    /// Reading nothing: at most 0 bytes.
-    read_nothing: Option<Refusal>,
-    /// Reading after the response's end.
-    read_after_end: Option<Refusal>,
-    /// Finishing an exchange after reading it too early, and of which nothing was written.
-    finish_after_early_read: Option<Refusal>,
+/// A misuse. All but the last two end the call at their last step.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Misuse {
+    /// Reads before the request is finished.
+    ReadBeforeFinish,
+    /// Writes after it is.
+    WriteAfterFinish,
+    /// Finishes it twice.
+    FinishTwice,
+    /// Writes a body for a request that has none.
+    WriteWithoutBody,
+    /// Writes more than it declared.
+    WriteTooMuch,
+    /// Writes less than it declared.
+    WriteTooLittle,
+    /// Reads at most 0 bytes.
+    ReadNothing,
+    /// Reads after the response's end, twice.
+    ReadAfterEnd,
 }
 
-/// Calls the functions of an exchange in every wrong order.
+/// Misuses an exchange; why it was refused, where that is told rather than that the call ended.
 #[action]
-pub(crate) fn misuse_exchange(input: MisuseExchange, connection: &Connection) -> Result<Misused> {
-    let start = || connection.start(head("POST", &input.path), None);
-    let refusal = |outcome: Result<(), SendError>| outcome.err().map(Refusal::from);
-    let drain = |exchange: &Exchange| {
-        while exchange.read(1 << 16)?.is_some() {}
-        Ok::<(), SendError>(())
-    };
+pub(crate) fn misuse_exchange(input: MisuseExchange, connection: &Connection) -> Result<Option<Refusal>> {
+    let outcome = misuse(&input.misuse, &input.path, connection);
+    Ok(outcome.err().map(Refusal::from))
+}
 
-    let early = start()?;
-    let read_before_finish = refusal(early.read(1).map(drop));
-    let finish_after_early_read = refusal(early.finish().map(drop));
+fn misuse(misuse: &Misuse, path: &str, connection: &Connection) -> Result<(), SendError> {
+    let start = |method: &str, length: Option<u64>| connection.start(head(method, path), length);
+    match misuse {
+        Misuse::ReadBeforeFinish => start("POST", None)?.read(1).map(drop),
+        Misuse::WriteAfterFinish => finished(start("POST", None)?)?.write(b"x"),
+        Misuse::FinishTwice => finished(start("POST", None)?)?.finish().map(drop),
+        Misuse::WriteWithoutBody => start("GET", None)?.write(b"x"),
+        Misuse::WriteTooMuch => start("POST", Some(1))?.write(b"xx"),
+        Misuse::WriteTooLittle => finished(start("POST", Some(2))?).map(drop),
+        Misuse::ReadNothing => finished(start("POST", None)?)?.read(0).map(drop),
+        Misuse::ReadAfterEnd => {
+            let exchange = finished(start("POST", None)?)?;
+            while exchange.read(1 << 16)?.is_some() {}
+            exchange.read(1)?;
+            exchange.read(1).map(drop)
+        }
+    }
+}
 
-    let late = start()?;
-    late.write(b"x")?;
-    late.finish()?;
-    let write_after_finish = refusal(late.write(b"x"));
-    let finish_again = refusal(late.finish().map(drop));
-    let read_nothing = refusal(late.read(0).map(drop));
-    drain(&late)?;
-    let read_after_end = refusal(late.read(1).map(drop));
-    Ok(Misused {
-        read_before_finish,
-        write_after_finish,
-        finish_again,
-        read_nothing,
-        read_after_end,
-        finish_after_early_read,
-    })
+/// The same after one byte of a body.
+fn finished(exchange: Exchange) -> Result<Exchange, SendError> {
+    exchange.write(b"x")?;
+    exchange.finish()?;
+    Ok(exchange)
 }
 
 /// How many.
