@@ -58,7 +58,7 @@ reasons! {
     PathNotAllowed = "path-not-allowed",
     /// The declared request does not list this query parameter.
     QueryNotAllowed = "query-not-allowed",
-    /// The header belongs to the host.
+    /// The header belongs to the host, or asks for a part of a response to a request that carries a credential.
     HeaderForbidden = "header-forbidden",
     /// A header's name or value holds characters that HTTP does not allow, or the headers are too many or too long.
     HeaderMalformed = "header-malformed",

@@ -50,6 +50,10 @@ const OF_THE_HOST: &[(&str, &str)] = &[
     ("x-method-override", "it would name another method"),
 ];
 
+/// Headers that ask for a part of a response, with `-` as above. In two parts a credential that comes back is not
+/// found, so no request that carries one may ask so.
+const FOR_PARTS: &[&str] = &["range", "if-range", "request-range"];
+
 /// Of the host's headers, those that a manifest may name as the credential's place.
 const FOR_CREDENTIALS: &[&str] = &["authorization", "cookie"];
 
@@ -89,6 +93,14 @@ pub(crate) fn check(headers: Vec<(String, Vec<u8>)>, placement: Option<&Placemen
                 format!("the header {:?} is where the host places the credential", cut(&name)),
             )
             .hint("leave the header out"));
+        }
+        if placement.is_some() && FOR_PARTS.iter().any(|of_part| same_name(of_part, &name)) {
+            let what = format!(
+                "the header {:?} asks for a part of a response, and the request carries a credential",
+                cut(&name)
+            );
+            return Err(Refusal::new(Reason::HeaderForbidden, what)
+                .hint("ask for the whole: the host cannot find a part of the credential in what comes back"));
         }
         let name_checked = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| malformed(format!("{:?} is not a header name", cut(&name))))?;
@@ -174,13 +186,24 @@ mod tests {
             "X-Authenticated-User",
             "Content-Type",
             "If-None-Match",
-            "Range",
+            "Content-Range",
             "User-Agent",
         ] {
             assert_eq!(one(name, b"a\tb \xc3\xa9").unwrap().len(), 1, "{name}");
         }
         let twice = vec![("A".to_owned(), b"1".to_vec()), ("a".to_owned(), b"2".to_vec())];
         assert_eq!(check(twice, None).unwrap().get_all("a").iter().count(), 2);
+    }
+
+    #[test]
+    fn part_of_a_response_may_be_asked_for_only_without_a_credential() {
+        for name in ["Range", "range", "If-Range", "if_range", "Request-Range"] {
+            let headers = || vec![(name.to_owned(), b"bytes=7-25".to_vec())];
+            for placement in [Placement::Basic, Placement::Query { name: "key".into() }] {
+                assert_eq!(check(headers(), Some(&placement)).unwrap_err().reason, Reason::HeaderForbidden, "{name}");
+            }
+            assert!(check(headers(), None).is_ok(), "{name}");
+        }
     }
 
     #[test]
