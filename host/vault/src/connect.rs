@@ -22,7 +22,7 @@ use keyward_model::{ConnectionFacts, ConnectionId, ConnectionName, Principal, Te
 use url::Url;
 
 use crate::{
-    credential::{Client, Credential},
+    credential::{BasicSecret, Client, Credential},
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     secret::Secret,
@@ -80,9 +80,11 @@ pub enum StaticCredential {
     /// User name and password (RFC 7617).
     Basic {
         /// The user name, without a colon.
-        username: String,
-        /// The password.
+        username: Secret,
+        /// The password; it may be empty where it is not secret.
         password: Secret,
+        /// What of it is taken out of what comes back.
+        secret: BasicSecret,
     },
     /// A token (RFC 6750).
     Bearer(Secret),
@@ -133,14 +135,17 @@ impl Vault {
         new: NewConnection,
         credential: StaticCredential,
     ) -> Result<ConnectionFacts, VaultError> {
-        let (method, secret) = match &credential {
-            StaticCredential::ApiKey(secret) => (ConnectionMethod::ApiKey, secret),
-            StaticCredential::Basic { password, .. } => (ConnectionMethod::Basic, password),
-            StaticCredential::Bearer(secret) => (ConnectionMethod::Bearer, secret),
+        let (method, may_be_empty, secret) = match &credential {
+            StaticCredential::ApiKey(secret) => (ConnectionMethod::ApiKey, false, secret),
+            StaticCredential::Basic { password, secret, .. } => {
+                (ConnectionMethod::Basic, *secret == BasicSecret::Username, password)
+            }
+            StaticCredential::Bearer(secret) => (ConnectionMethod::Bearer, false, secret),
         };
         let provider = self.provider_for(&new.provider, method)?;
         self.existing(&new, provider).await?;
-        if secret.expose_str().is_none_or(|text| text.is_empty() || text.chars().any(char::is_control)) {
+        let is_carried = |text: &str| (may_be_empty || !text.is_empty()) && !text.chars().any(char::is_control);
+        if !secret.expose_str().is_some_and(is_carried) {
             return Err(unsuitable(
                 "the secret is empty or holds characters that no request can carry",
                 "paste it without line breaks",
@@ -149,12 +154,13 @@ impl Vault {
         let credential = match credential {
             StaticCredential::ApiKey(secret) => Credential::ApiKey(secret),
             StaticCredential::Bearer(secret) => Credential::Bearer(secret),
-            StaticCredential::Basic { username, password } => {
-                if username.is_empty() || username.contains(':') || username.chars().any(char::is_control) {
+            StaticCredential::Basic { username, password, secret } => {
+                let is_name = |text: &str| !text.is_empty() && !text.chars().any(|c| c == ':' || c.is_control());
+                if !username.expose_str().is_some_and(is_name) {
                     let message = "a user name is not empty and holds neither ':' nor control characters";
                     return Err(unsuitable(message, "RFC 7617 cannot carry such a name"));
                 }
-                Credential::Basic { username, password }
+                Credential::Basic { username, password, secret }
             }
         };
         let scopes = check_scopes(provider, &new.scopes)?;

@@ -25,12 +25,27 @@ pub(crate) enum Credential {
     ApiKey(#[serde(with = "text")] Secret),
     /// User name and password.
     Basic {
-        username: String,
+        #[serde(with = "text")]
+        username: Secret,
         #[serde(with = "text")]
         password: Secret,
+        secret: BasicSecret,
     },
     /// A token that a person pasted.
     Bearer(#[serde(with = "text")] Secret),
+}
+
+/// Which part of user name and password is secret.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BasicSecret {
+    /// The password.
+    #[default]
+    Password,
+    /// The user name: a key, with an empty or well-known password beside it.
+    Username,
+    /// Either.
+    Both,
 }
 
 /// What an authorization server granted. The endpoints are those of the day of the consent: a changed provider
@@ -120,7 +135,7 @@ pub(crate) enum Material {
     /// A token or a key.
     Token(Secret),
     /// User name and password.
-    Basic { username: String, password: Secret },
+    Basic { username: Secret, password: Secret, secret: BasicSecret },
 }
 
 impl Credential {
@@ -129,8 +144,8 @@ impl Credential {
         Some(match self {
             Self::Grant(grant) => Material::Token(grant.tokens.as_ref()?.access.duplicate()),
             Self::ApiKey(secret) | Self::Bearer(secret) => Material::Token(secret.duplicate()),
-            Self::Basic { username, password } => {
-                Material::Basic { username: username.clone(), password: password.duplicate() }
+            Self::Basic { username, password, secret } => {
+                Material::Basic { username: username.duplicate(), password: password.duplicate(), secret: *secret }
             }
         })
     }
@@ -139,8 +154,13 @@ impl Credential {
 impl Material {
     /// A keyed fingerprint, the same as long as the secret is.
     pub(crate) fn fingerprint(&self, keyring: &Keyring, tenant: &TenantId) -> [u8; 32] {
-        let (Self::Token(secret) | Self::Basic { password: secret, .. }) = self;
-        keyring.fingerprint(tenant, "credential", secret.expose())
+        match self {
+            Self::Token(secret) => keyring.fingerprint(tenant, "credential", secret.expose()),
+            Self::Basic { username, password, .. } => {
+                let pair = Zeroizing::new([username.expose(), b":", password.expose()].concat());
+                keyring.fingerprint(tenant, "credential", &pair)
+            }
+        }
     }
 }
 

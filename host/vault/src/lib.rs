@@ -57,6 +57,7 @@ pub use connect::{
     AuthorizationStart, ClientRegistration, ConnectionError, NewConnection, RevokeReport, StaticCredential,
     TestOutcome, TestReport,
 };
+pub use credential::BasicSecret;
 pub use error::VaultError;
 pub use harden::harden_process;
 pub use provider::{Catalogue, CatalogueError, ConnectionMethod, Provider, Source, UnknownMethod};

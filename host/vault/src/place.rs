@@ -12,7 +12,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use url::Url;
 use zeroize::Zeroizing;
 
-use crate::{credential::Material, redact::SHORTEST};
+use crate::{
+    credential::{BasicSecret, Material},
+    redact::SHORTEST,
+};
 
 /// Everything but the unreserved characters of RFC 3986 section 2.3.
 const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -46,20 +49,26 @@ pub(crate) fn place(
             set_query(url, name, text);
             Ok(vec![copy(text.as_bytes())])
         }
-        (Placement::Basic, Material::Basic { username, password }) => {
-            let password = password.expose();
-            check("user name", username.as_bytes())?;
+        (Placement::Basic, Material::Basic { username, password, secret }) => {
+            let (username, password) = (username.expose(), password.expose());
+            check("user name", username)?;
             check("password", password)?;
-            if username.contains(':') {
+            if username.contains(&b':') {
                 return Err(unplaceable("the user name holds a colon, which HTTP Basic cannot carry"));
             }
-            let pair = Zeroizing::new([username.as_bytes(), b":", password].concat());
+            let pair = Zeroizing::new([username, b":", password].concat());
             let encoded = Zeroizing::new(STANDARD.encode(&*pair));
             let value = Zeroizing::new([b"Basic ", encoded.as_bytes()].concat());
             set_header(headers, AUTHORIZATION, &value)?;
-            // Where the password is too short to be one (`x`, or nothing), the user name is the key.
-            let secret = if password.len() < SHORTEST { username.as_bytes() } else { password };
-            Ok(vec![copy(secret), Arc::new(pair), copy(encoded.as_bytes())])
+            let parts = match secret {
+                // Where the password is too short to be one (`x`, or nothing), the user name is the key.
+                BasicSecret::Password if password.len() < SHORTEST => vec![username],
+                BasicSecret::Password => vec![password],
+                BasicSecret::Username => vec![username],
+                BasicSecret::Both => vec![username, password],
+            };
+            let parts = parts.into_iter().chain([&**pair, encoded.as_bytes()]);
+            Ok(parts.map(copy).collect())
         }
         (Placement::Basic, Material::Token(_)) => {
             Err(unplaceable("the connector asks for a user name and a password, and the connection holds a token"))
@@ -127,7 +136,12 @@ mod tests {
     }
 
     fn basic(username: &str, password: &str) -> Material {
-        Material::Basic { username: username.to_owned(), password: Secret::from(password.to_owned()) }
+        basic_with(username, password, BasicSecret::Password)
+    }
+
+    fn basic_with(username: &str, password: &str, secret: BasicSecret) -> Material {
+        let [username, password] = [username, password].map(|text| Secret::from(text.to_owned()));
+        Material::Basic { username, password, secret }
     }
 
     fn header(name: &str, prefix: &str) -> Placement {
@@ -184,6 +198,21 @@ mod tests {
     fn user_name_is_the_secret_where_the_password_is_too_short_to_be_one() {
         let (_, _, secrets) = placed(&Placement::Basic, &basic("canary-key", "x"), "https://x.test/").unwrap();
         assert_eq!(secrets[0].as_slice(), b"canary-key");
+    }
+
+    #[test]
+    fn part_that_is_secret_is_searched_and_the_other_is_not() {
+        for (material, expected) in [
+            (basic_with("canary-key", "api_token", BasicSecret::Username), &["canary-key"][..]),
+            (basic_with("canary-key", "", BasicSecret::Username), &["canary-key"]),
+            (basic_with("canary-name", "canary-word", BasicSecret::Password), &["canary-word"]),
+            (basic_with("canary-name", "canary-word", BasicSecret::Both), &["canary-name", "canary-word"]),
+        ] {
+            let (_, _, secrets) = placed(&Placement::Basic, &material, "https://x.test/").unwrap();
+            // Behind them are the two together and what they are encoded to.
+            let parts: Vec<_> = secrets[..secrets.len() - 2].iter().map(|secret| secret.as_slice()).collect();
+            assert_eq!(parts, expected.iter().map(|part| part.as_bytes()).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -8,10 +8,11 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use keyward_model::{ActionRef, ConnectionFacts, ConnectionName, manifest::Action};
 use keyward_vault::{
-    AuthorizationStart, ClientRegistration, ConnectionMethod, NewConnection, Provider, Secret, StaticCredential, Vault,
+    AuthorizationStart, BasicSecret, ClientRegistration, ConnectionMethod, NewConnection, Provider, Secret,
+    StaticCredential, Vault,
 };
 use time::OffsetDateTime;
 use url::Url;
@@ -59,9 +60,18 @@ pub(crate) struct Arguments {
     /// A file with the client's secret, '-' for standard input [default: KEYWARD_CLIENT_SECRET, or asks]
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
-    /// The user name, for the method basic
+    /// The user name, for the method basic, where it is not secret
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
+    /// What is secret with the method basic: 'username' where it is the key and the password is empty or known to all
+    #[arg(long, value_name = "PART", value_enum, default_value_t)]
+    secret_is: SecretIs,
+    /// A file with the user name, where it and the password are secret [default: KEYWARD_USERNAME, or asks]
+    #[arg(long, value_name = "FILE")]
+    username_file: Option<PathBuf>,
+    /// The password, where only the user name is secret [default: empty]
+    #[arg(long, value_name = "TEXT")]
+    public_password: Option<String>,
     /// A file with the key, token or password, '-' for standard input [default: KEYWARD_SECRET, or asks]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -77,6 +87,15 @@ pub(crate) struct Arguments {
     /// How long to wait for the sign-in, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+}
+
+/// What is secret of user name and password.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum SecretIs {
+    #[default]
+    Password,
+    Username,
+    Both,
 }
 
 fn method(text: &str) -> Result<ConnectionMethod, String> {
@@ -327,29 +346,59 @@ async fn credential(
     arguments: &Arguments,
     method: ConnectionMethod,
 ) -> Result<StaticCredential, Failure> {
-    let what = match method {
-        ConnectionMethod::Basic => "Password",
-        ConnectionMethod::ApiKey => "API key",
-        _ => "Token",
+    let secret = async |what| {
+        let file = arguments.secret_file.as_deref();
+        secrets::read(output, Wanted { what, file, variable: "KEYWARD_SECRET", flag: "--secret-file" }).await
     };
-    let username = match (method, &arguments.username) {
-        (ConnectionMethod::Basic, Some(name)) => name.clone(),
-        (ConnectionMethod::Basic, None) if output.can_ask() => {
-            inquire::Text::new("User name:").prompt().map_err(|error| secrets::interrupted(&error))?
-        }
-        (ConnectionMethod::Basic, None) => {
-            return Err(Failure::new(Exit::Usage, "username-missing", "the method basic needs a user name")
-                .hint("give it with --username"));
-        }
-        _ => String::new(),
-    };
-    let wanted =
-        Wanted { what, file: arguments.secret_file.as_deref(), variable: "KEYWARD_SECRET", flag: "--secret-file" };
-    let secret = secrets::read(output, wanted).await?;
     Ok(match method {
-        ConnectionMethod::Basic => StaticCredential::Basic { username, password: secret },
-        ConnectionMethod::ApiKey => StaticCredential::ApiKey(secret),
-        _ => StaticCredential::Bearer(secret),
+        ConnectionMethod::Basic => basic(output, arguments, secret).await?,
+        ConnectionMethod::ApiKey => StaticCredential::ApiKey(secret("API key").await?),
+        _ => StaticCredential::Bearer(secret("Token").await?),
+    })
+}
+
+/// User name and password, each from where it may come: what is secret never from a flag's value.
+async fn basic(
+    output: Output,
+    arguments: &Arguments,
+    secret: impl AsyncFn(&'static str) -> Result<Secret, Failure>,
+) -> Result<StaticCredential, Failure> {
+    for (flag, given, has_meaning) in [
+        ("--username", arguments.username.is_some(), arguments.secret_is == SecretIs::Password),
+        ("--username-file", arguments.username_file.is_some(), arguments.secret_is == SecretIs::Both),
+        ("--public-password", arguments.public_password.is_some(), arguments.secret_is == SecretIs::Username),
+    ] {
+        if given && !has_meaning {
+            let message = format!("{flag} has no meaning with that --secret-is");
+            return Err(Failure::new(Exit::Usage, "secret-unsuitable", message)
+                .hint("a secret user name comes from a file, the environment or a prompt; so does a secret password"));
+        }
+    }
+    Ok(match arguments.secret_is {
+        SecretIs::Password => {
+            let username = match &arguments.username {
+                Some(name) => name.clone(),
+                None if output.can_ask() => {
+                    inquire::Text::new("User name:").prompt().map_err(|error| secrets::interrupted(&error))?
+                }
+                None => {
+                    return Err(Failure::new(Exit::Usage, "username-missing", "the method basic needs a user name")
+                        .hint("give it with --username"));
+                }
+            };
+            let password = secret("Password").await?;
+            StaticCredential::Basic { username: username.into(), password, secret: BasicSecret::Password }
+        }
+        SecretIs::Username => {
+            let password = arguments.public_password.clone().unwrap_or_default().into();
+            StaticCredential::Basic { username: secret("User name").await?, password, secret: BasicSecret::Username }
+        }
+        SecretIs::Both => {
+            let file = arguments.username_file.as_deref();
+            let wanted = Wanted { what: "User name", file, variable: "KEYWARD_USERNAME", flag: "--username-file" };
+            let username = secrets::read(output, wanted).await?;
+            StaticCredential::Basic { username, password: secret("Password").await?, secret: BasicSecret::Both }
+        }
     })
 }
 

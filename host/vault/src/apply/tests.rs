@@ -16,6 +16,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     connect::StaticCredential,
+    credential::BasicSecret,
     oauth::fake::{Fault, World, new_connection},
     secret::Secret,
     wire::WireParts,
@@ -203,7 +204,11 @@ async fn connector_without_a_credential_gets_none() {
 #[tokio::test]
 async fn every_echo_is_taken_out_of_names_values_and_body() {
     let world = World::new().await;
-    let credential = StaticCredential::Basic { username: "octocat".to_owned(), password: secret("canary-password") };
+    let credential = StaticCredential::Basic {
+        username: secret("octocat"),
+        password: secret("canary-password"),
+        secret: BasicSecret::Password,
+    };
     let facts = static_connection(&world, credential).await;
     let headers = vec![
         ("x-canary-password".to_owned(), "1".to_owned()),

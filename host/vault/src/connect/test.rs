@@ -153,7 +153,9 @@ fn probe(provider: &Provider, url: &Url, material: &Material, method: &str) -> O
         // Where a key goes, the connector's manifest says, not the provider.
         Material::Token(_) if method == ConnectionMethod::ApiKey.as_str() => None,
         Material::Token(token) => request.bearer(token),
-        Material::Basic { username, password } => request.authorized(&basic(BasicEncoding::Raw, username, password)?),
+        Material::Basic { username, password, .. } => {
+            request.authorized(&basic(BasicEncoding::Raw, username.expose_str()?, password)?)
+        }
     }
 }
 

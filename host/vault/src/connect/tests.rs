@@ -322,7 +322,15 @@ async fn pasted_secret_is_kept_as_it_is() {
     let secret = || Secret::from("test-key".to_owned());
     for (provider, credential, method) in [
         ("http", StaticCredential::ApiKey(secret()), "api-key"),
-        ("http", StaticCredential::Basic { username: "test-user".to_owned(), password: secret() }, "basic"),
+        (
+            "http",
+            StaticCredential::Basic {
+                username: Secret::from("test-user".to_owned()),
+                password: secret(),
+                secret: BasicSecret::default(),
+            },
+            "basic",
+        ),
         ("github", StaticCredential::Bearer(secret()), "bearer"),
     ] {
         let new = NewConnection { name: method.parse().unwrap(), ..new_connection(provider, &["repo"]) };
@@ -342,20 +350,26 @@ async fn pasted_secret_is_kept_as_it_is() {
 #[tokio::test]
 async fn secret_that_no_request_can_carry_is_refused() {
     let world = World::new().await;
-    let basic = |username: &str| StaticCredential::Basic {
-        username: username.to_owned(),
-        password: Secret::from("test-password".to_owned()),
+    let basic = |username: &str, password: &str, secret| StaticCredential::Basic {
+        username: Secret::from(username.to_owned()),
+        password: Secret::from(password.to_owned()),
+        secret,
     };
     for credential in [
         StaticCredential::ApiKey(Secret::from(String::new())),
         StaticCredential::ApiKey(Secret::from("test-key\n".to_owned())),
         StaticCredential::Bearer(Secret::from(vec![0xff])),
-        basic("test:user"),
-        basic(""),
+        basic("test:user", "test-password", BasicSecret::Password),
+        basic("", "test-password", BasicSecret::Password),
+        basic("test-user", "", BasicSecret::Password),
+        basic("test-user", "", BasicSecret::Both),
+        basic("test\nkey", "", BasicSecret::Username),
     ] {
         let error = failure(world.vault.connect_static(new_connection("http", &[]), credential).await);
         assert!(matches!(error, ConnectionError::Unsuitable { .. }));
     }
+    let key = basic("test-key", "", BasicSecret::Username);
+    world.vault.connect_static(new_connection("http", &[]), key).await.unwrap();
     let wrong = StaticCredential::ApiKey(Secret::from("test-key".to_owned()));
     let error = failure(world.vault.connect_static(new_connection("slack", &[]), wrong).await);
     assert!(error.hint().unwrap().contains("oauth2, bearer"), "{error}");
