@@ -226,37 +226,26 @@ fn clean_body(redactor: Arc<Redactor>, body: WireBody) -> BodyStream {
     if redactor.is_idle() {
         return Box::pin(body.map(move |chunk| chunk.map_err(|error| clean_error(&redactor, error))));
     }
-    let reading = Reading { body, scrubber: Scrubber::new(redactor.clone()), redactor, failure: None };
+    let reading = (body, Scrubber::new(redactor.clone()), redactor);
     Box::pin(stream::unfold(Some(reading), async |reading| {
-        let mut reading = reading?;
+        let (mut body, mut scrubber, redactor) = reading?;
         loop {
-            if let Some(error) = reading.failure.take() {
-                return Some((Err(error), None));
-            }
-            let (clean, ended) = match reading.body.next().await {
-                Some(Ok(chunk)) => (reading.scrubber.push(chunk), false),
-                Some(Err(error)) => {
-                    reading.failure = Some(clean_error(&reading.redactor, error));
-                    (reading.scrubber.finish(), false)
+            match body.next().await {
+                Some(Ok(chunk)) => {
+                    let clean = scrubber.push(&chunk);
+                    if !clean.is_empty() {
+                        return Some((Ok(clean), Some((body, scrubber, redactor))));
+                    }
                 }
-                None => (reading.scrubber.finish(), true),
-            };
-            match (clean.is_empty(), ended) {
-                (false, ended) => return Some((Ok(clean), (!ended).then_some(reading))),
-                (true, true) => return None,
-                (true, false) => {}
+                // What is held back may be the first part of a secret, so it goes no further.
+                Some(Err(error)) => return Some((Err(clean_error(&redactor, error)), None)),
+                None => {
+                    let clean = scrubber.finish();
+                    return (!clean.is_empty()).then_some((Ok(clean), None));
+                }
             }
         }
     }))
-}
-
-/// A body that is being read.
-struct Reading {
-    body: WireBody,
-    scrubber: Scrubber,
-    redactor: Arc<Redactor>,
-    /// Ends the body once what came before it is handed on.
-    failure: Option<SendError>,
 }
 
 /// Makes the wire's error the guest's, without secrets.

@@ -255,8 +255,25 @@ async fn errors_show_no_secret_and_keep_what_is_known_of_delivery() {
 
     let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
     let (body, error, _) = read(response).await;
-    assert_eq!(body, b"half of canary-");
+    assert_eq!(body, b"");
     assert_eq!(error.unwrap().message, "[redacted] cut off");
+}
+
+#[tokio::test]
+async fn body_that_breaks_off_within_the_token_shows_no_part_of_it() {
+    const TOKEN: &str = "canary-0Token1With2Many3Different4Characters";
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::Bearer(secret(TOKEN))).await;
+    let before: &'static [u8] = "text of a response\n".repeat(300).leak().as_bytes();
+    for cut in 0..TOKEN.len() {
+        let chunks = vec![Ok(before), Ok(&TOKEN.as_bytes()[..cut]), Err(failure("reset"))];
+        let api = Api::answering([Answer::Response(200, vec![], chunks)]);
+        let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
+        let (body, error, _) = read(response).await;
+        assert_eq!(error.unwrap().message, "reset");
+        // What came long before is there, and no part of the token.
+        assert!(!body.is_empty() && before.starts_with(&body), "cut at {cut}");
+    }
 }
 
 #[tokio::test]

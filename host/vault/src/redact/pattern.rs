@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::Zeroizing;
 
 use super::reading::{self, Reading, Readings};
@@ -18,26 +19,24 @@ pub(super) struct Pattern {
 enum Kind {
     /// The bytes themselves.
     Bytes { fold_case: bool },
-    /// The code points, where they are not the same as the bytes.
+    /// Code points, where they are not the same as the bytes.
     Chars(Zeroizing<Vec<u32>>),
-    /// Base64 (RFC 4648 sections 4 and 5) with `shift` bytes of something else before it in the first group
-    /// of three. The first and last character may hold bits of what stands around.
-    Base64 { shift: usize },
+    /// Base64 or base32 with `shift` bytes of something else before it in the first group. It begins with the
+    /// first character that holds bits of the secret only; the last one may hold bits of what stands behind.
+    Grouped { base: Base, shift: usize },
     /// Hexadecimal digits, the pairs with or without something between them.
     Hex,
-    /// Decimal numbers with commas between them, as a byte array is often printed.
+    /// Decimal numbers with something between them, as a byte array is often printed.
     Numbers(Zeroizing<Vec<u8>>),
 }
 
-/// How a place in the text fares against a pattern.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// The secret stands there and ends before this place.
-    Found(usize),
-    /// So far it does, and the text ends.
-    Open,
-    /// It does not.
-    Absent,
+/// How bits are grouped into characters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// RFC 4648 sections 4 and 5: six bits.
+    Base64,
+    /// RFC 4648 section 6, in either case: five bits.
+    Base32,
 }
 
 /// What a character must be.
@@ -47,18 +46,17 @@ enum Want {
     /// In any case, where it is a letter.
     Letter(u8),
     Char(u32),
-    /// A base64 character with these bits under this mask.
-    Sextet {
+    /// A character with these bits under this mask.
+    Bits {
+        base: Base,
         bits: u8,
         mask: u8,
     },
     /// A hexadecimal digit.
     Digit(u8),
+    /// What stands between two numbers.
+    Separator,
 }
-
-/// A set of bytes.
-#[derive(Clone, Copy, Default)]
-pub(super) struct ByteSet([u64; 4]);
 
 /// A place where the next character may be read.
 #[derive(Clone, Copy)]
@@ -77,10 +75,16 @@ pub(super) struct Room {
 }
 
 /// The most characters that are skipped between two that count.
-const SKIPPED: u8 = 24;
+const SKIPPED: u8 = 64;
 
 /// Line ends fold long lines; zero bytes are what UTF-16 and UTF-32 make of ASCII.
 const SKIPPED_ANYWHERE: [u8; 3] = [0, b'\r', b'\n'];
+
+/// What stands between the pairs of hexadecimal digits, once or several times.
+const BETWEEN_PAIRS: &[u8] = b" \t:-_,;.\"'";
+
+/// What stands between decimal numbers, once or several times.
+const BETWEEN_NUMBERS: &[u8] = b" \t\r\n,;";
 
 /// A secret of this length has enough letters to be known by them in another case.
 const FOLD_CASE_FROM: usize = 16;
@@ -88,18 +92,23 @@ const FOLD_CASE_FROM: usize = 16;
 impl Pattern {
     /// Everything that `secret` may look like.
     pub(super) fn all(secret: &Arc<Zeroizing<Vec<u8>>>) -> Vec<Pattern> {
-        let mut kinds = vec![
-            Kind::Bytes { fold_case: secret.len() >= FOLD_CASE_FROM },
-            Kind::Base64 { shift: 0 },
-            Kind::Base64 { shift: 1 },
-            Kind::Base64 { shift: 2 },
-            Kind::Hex,
-            Kind::Numbers(numbers(secret)),
-        ];
+        let base64 = (0..3).map(|shift| Kind::Grouped { base: Base::Base64, shift });
+        let base32 = (0..5).map(|shift| Kind::Grouped { base: Base::Base32, shift });
+        let mut kinds =
+            vec![Kind::Bytes { fold_case: secret.len() >= FOLD_CASE_FROM }, Kind::Hex, Kind::Numbers(numbers(secret))];
+        kinds.extend(base64.clone().chain(base32));
         if !secret.is_ascii() {
-            kinds.extend(std::str::from_utf8(secret).map(|text| Kind::Chars(code_points(text))));
+            // What comes of UTF-8 that is read as Latin-1.
+            kinds.push(Kind::Chars(code_points(secret.len(), secret.iter().map(|byte| u32::from(*byte)))));
+            kinds.extend(
+                std::str::from_utf8(secret)
+                    .map(|text| Kind::Chars(code_points(secret.len(), text.chars().map(u32::from)))),
+            );
         }
-        kinds.into_iter().map(|kind| Pattern { secret: secret.clone(), kind }).collect()
+        // Base64 of base64: the text of the inner one takes the place of the secret.
+        let inner = Arc::new(Zeroizing::new(STANDARD_NO_PAD.encode(&***secret).into_bytes()));
+        let once = kinds.into_iter().map(|kind| Pattern { secret: secret.clone(), kind });
+        once.chain(base64.map(|kind| Pattern { secret: inner.clone(), kind })).collect()
     }
 
     /// The number of characters.
@@ -107,14 +116,16 @@ impl Pattern {
         match &self.kind {
             Kind::Bytes { .. } => self.secret.len(),
             Kind::Chars(chars) => chars.len(),
-            Kind::Base64 { shift } => (8 * (shift + self.secret.len())).div_ceil(6) - 8 * shift / 6,
+            Kind::Grouped { base, shift } => {
+                (8 * (shift + self.secret.len())).div_ceil(base.width()) - (8 * shift).div_ceil(base.width())
+            }
             Kind::Hex => 2 * self.secret.len(),
             Kind::Numbers(text) => text.len(),
         }
     }
 
     /// Whether code points above 127 are to be read.
-    pub(super) fn is_wide(&self) -> bool {
+    fn is_wide(&self) -> bool {
         matches!(self.kind, Kind::Chars(_))
     }
 
@@ -124,62 +135,104 @@ impl Pattern {
             Kind::Bytes { fold_case: false } => Want::Byte(self.secret[index]),
             Kind::Bytes { fold_case: true } => Want::Letter(self.secret[index]),
             Kind::Chars(chars) => Want::Char(chars[index]),
-            Kind::Base64 { shift } => self.sextet(8 * shift / 6 + index, *shift),
+            Kind::Grouped { base, shift } => self.bits(*base, *shift, (8 * shift).div_ceil(base.width()) + index),
             Kind::Hex if index.is_multiple_of(2) => Want::Digit(self.secret[index / 2] >> 4),
             Kind::Hex => Want::Digit(self.secret[index / 2] & 15),
+            Kind::Numbers(text) if text[index] == b',' => Want::Separator,
             Kind::Numbers(text) => Want::Byte(text[index]),
         }
     }
 
-    /// The six bits of base64 character `index` of the groups that begin `shift` bytes before the secret.
-    fn sextet(&self, index: usize, shift: usize) -> Want {
+    /// The bits of character `index` of the groups that begin `shift` bytes before the secret.
+    fn bits(&self, base: Base, shift: usize, index: usize) -> Want {
         let (mut bits, mut mask) = (0_u16, 0_u16);
-        let first = 6 * index / 8;
-        for at in [first, first + 1] {
+        let start = base.width() * index;
+        for at in [start / 8, start / 8 + 1] {
             (bits, mask) = (bits << 8, mask << 8);
             if let Some(byte) = at.checked_sub(shift).and_then(|at| self.secret.get(at)) {
                 bits |= u16::from(*byte);
                 mask |= 0xff;
             }
         }
-        let below = 10 - 6 * index % 8;
-        let six = |bits: u16| (bits >> below & 0x3f) as u8;
-        Want::Sextet { bits: six(bits), mask: six(mask) }
+        let below = 16 - base.width() - start % 8;
+        let cut = |bits: u16| (bits >> below) as u8 & ((1 << base.width()) - 1);
+        Want::Bits { base, bits: cut(bits), mask: cut(mask) }
     }
 
-    /// Whether `value` may stand between the characters `index - 1` and `index` without counting.
-    fn skips(&self, index: usize, value: u32, after_line_end: bool) -> bool {
-        const CR: u32 = '\r' as u32;
-        const LF: u32 = '\n' as u32;
-        match (value, &self.kind) {
-            (0 | CR | LF, _) => true,
-            (0x20 | 0x09, _) if after_line_end => true,
-            (_, Kind::Hex) => index.is_multiple_of(2) && matches!(u8::try_from(value), Ok(b':' | b'-' | b' ' | b',')),
-            (0x20, Kind::Numbers(text)) => text[index - 1] == b',',
+    /// Whether `byte`, which stands before the pattern, holds the first bits of the secret beside others.
+    pub(super) fn begins_in(&self, byte: u8) -> bool {
+        match self.kind {
+            Kind::Grouped { base, shift } if !(8 * shift).is_multiple_of(base.width()) => {
+                self.bits(base, shift, 8 * shift / base.width()).accepts(byte.into())
+            }
             _ => false,
         }
     }
 
-    /// The bytes that the pattern may begin with, apart from those that begin an escape, and for each of
-    /// them the bytes that may follow.
-    pub(super) fn beginnings(&self) -> (ByteSet, ByteSet) {
-        let mut first = ByteSet::default();
-        self.want(0).each_byte(|byte| first.add(byte));
-        if self.is_wide() {
-            // The second byte may be anything: another half of a character.
-            return (first, ByteSet::ALL);
-        }
-        let mut second = ByteSet::default();
-        self.want(1).each_byte(|byte| second.add(byte));
-        reading::ESCAPES.iter().for_each(|byte| second.add(*byte));
-        SKIPPED_ANYWHERE.iter().for_each(|byte| second.add(*byte));
-        (first, second)
+    /// Whether `value` may stand between the characters `index - 1` and `index` without counting.
+    fn skips(&self, index: usize, value: u32, after_line_end: bool) -> bool {
+        let Ok(byte) = u8::try_from(value) else { return false };
+        SKIPPED_ANYWHERE.contains(&byte)
+            || match &self.kind {
+                _ if after_line_end && matches!(byte, b' ' | b'\t') => true,
+                Kind::Hex => index.is_multiple_of(2) && BETWEEN_PAIRS.contains(&byte),
+                Kind::Numbers(text) => text[index - 1] == b',' && BETWEEN_NUMBERS.contains(&byte),
+                _ => false,
+            }
     }
 
-    /// Whether the pattern may begin with one of `readings`.
+    /// Whether it may begin with one of `readings`.
     pub(super) fn may_begin(&self, readings: &Readings) -> bool {
         let want = self.want(0);
-        self.is_wide() || readings.iter().any(|reading| want.accepts(reading.value))
+        readings.iter().any(|reading| want.accepts(reading.value))
+    }
+
+    /// Calls `see` with every two bytes that the pattern may begin with.
+    pub(super) fn each_beginning(&self, mut see: impl FnMut(u8, u8)) {
+        if let Want::Char(value) = self.want(0)
+            && let Some(c) = char::from_u32(value)
+        {
+            let [low, high] = c.encode_utf16(&mut [0; 2])[0].to_le_bytes();
+            see(low, high);
+            see(high, low);
+            if let [first, second, ..] = *c.encode_utf8(&mut [0; 4]).as_bytes() {
+                see(first, second);
+            }
+        }
+        self.want(0).each_value(|value| reading::each_beginning(value, &mut see));
+        self.want(0).each_byte(|first| self.each_following(1, |second| see(first, second)));
+    }
+
+    /// Calls `see` with every two bytes that may follow the first byte, where that is a character, not an escape.
+    pub(super) fn each_second(&self, mut see: impl FnMut(u8, u8)) {
+        if self.is_wide() {
+            // The first byte may be a part of a character, so nothing is known of the third.
+            return self.each_beginning(|_, second| (0..=u8::MAX).for_each(|third| see(second, third)));
+        }
+        self.want(1).each_value(|value| reading::each_beginning(value, &mut see));
+        self.want(1).each_byte(|second| self.each_following(2, |third| see(second, third)));
+        for skipped in self.each_skipped(1, false) {
+            reading::each_beginning(skipped.into(), &mut see);
+            self.each_following(1, |third| see(skipped, third));
+            self.each_skipped(1, true).for_each(|third| see(skipped, third));
+        }
+    }
+
+    /// Calls `see` with every byte that may stand behind the character before `index`.
+    fn each_following(&self, index: usize, mut see: impl FnMut(u8)) {
+        self.want(index).each_byte(&mut see);
+        reading::ESCAPES.into_iter().chain(self.each_skipped(index, false)).for_each(&mut see);
+        if let Kind::Hex = self.kind {
+            // The beginning of `0x`.
+            see(b'0');
+        }
+    }
+
+    /// The bytes that may be skipped before the character `index`.
+    fn each_skipped(&self, index: usize, after_line_end: bool) -> impl Iterator<Item = u8> {
+        // The plus is a space in a form.
+        let all = SKIPPED_ANYWHERE.iter().chain(BETWEEN_PAIRS).chain(b"+").copied();
+        all.filter(move |byte| self.skips(index, if *byte == b'+' { b' ' } else { *byte }.into(), after_line_end))
     }
 
     /// Whether `byte` before the character `index` can be read as itself only, and cannot be skipped.
@@ -188,24 +241,18 @@ impl Pattern {
             Kind::Chars(_) => false,
             // The second is the beginning of `0x`.
             Kind::Hex if index.is_multiple_of(2) => byte.is_ascii_alphanumeric() && byte != b'0',
+            Kind::Numbers(_) => byte.is_ascii_digit(),
             _ => byte > b' ' && byte != b'+' && !reading::ESCAPES.contains(&byte),
         }
     }
 
-    /// Whether the secret stands at `start`. The work is bounded by the length of what fits, because each
-    /// place of the text is looked at once for each character of the pattern.
-    pub(super) fn find(&self, text: &[u8], start: usize, last: bool, room: &mut Room) -> Outcome {
-        let length = self.len();
-        // What is longer than this is no escape of the secret that anybody writes; the bound is what keeps
-        // the text that is held back small.
-        let end = start.saturating_add(64 + 16 * length);
+    /// Where the secret ends, if it stands at the start of `text`. The work is bounded by the length of what
+    /// fits, because each place of the text is looked at once for each character of the pattern.
+    pub(super) fn find(&self, text: &[u8], room: &mut Room) -> Option<usize> {
         let Room { places, next } = room;
         places.clear();
-        places.push(Place { at: start, skipped: 0, after_line_end: false });
-        // Whether a way leads to the end of the text.
-        let mut open = false;
-        let ended = |open: bool| if open && !last { Outcome::Open } else { Outcome::Absent };
-        for index in 0..length {
+        places.push(Place { at: 0, skipped: 0, after_line_end: false });
+        for index in 0..self.len() {
             let want = self.want(index);
             // Nearly always there is one way to read one character.
             if let [place] = places.as_mut_slice()
@@ -213,7 +260,7 @@ impl Pattern {
                 && self.is_plain(index, *byte)
             {
                 if !want.accepts((*byte).into()) {
-                    return ended(open);
+                    return None;
                 }
                 *place = Place { at: place.at + 1, skipped: 0, after_line_end: false };
                 continue;
@@ -223,15 +270,9 @@ impl Pattern {
             while let Some(place) = places.get(current).copied() {
                 current += 1;
                 if place.at >= text.len() {
-                    open = true;
                     continue;
                 }
-                if place.at > end {
-                    continue;
-                }
-                let readings = reading::read(text, place.at, self.is_wide());
-                open |= readings.cut;
-                for Reading { value, length } in readings.iter() {
+                for Reading { value, length } in reading::read(text, place.at, self.is_wide()).iter() {
                     let at = place.at + length as usize;
                     if want.accepts(value) {
                         add(next, Place { at, skipped: 0, after_line_end: false });
@@ -241,25 +282,60 @@ impl Pattern {
                         add(places, Place { at, skipped: place.skipped + 1, after_line_end });
                     }
                 }
-                if matches!(self.kind, Kind::Hex) && index > 0 && index.is_multiple_of(2) {
-                    match &text[place.at..] {
-                        [b'0', b'x', ..] => add(places, Place { at: place.at + 2, ..place }),
-                        [b'0'] => open = true,
-                        _ => {}
-                    }
+                if matches!(self.kind, Kind::Hex)
+                    && index > 0
+                    && index.is_multiple_of(2)
+                    && text[place.at..].starts_with(b"0x")
+                {
+                    add(places, Place { at: place.at + 2, ..place });
                 }
             }
             if next.is_empty() {
-                return ended(open);
+                return None;
             }
             std::mem::swap(places, next);
         }
-        if open && !last {
-            // A longer way may lead to the end as well.
-            return Outcome::Open;
-        }
         // The longest way takes the most of the secret's traces away.
-        places.iter().map(|place| place.at).max().map_or(Outcome::Absent, Outcome::Found)
+        places.iter().map(|place| place.at).max()
+    }
+}
+
+impl Base {
+    /// The bits of a character.
+    fn width(self) -> usize {
+        match self {
+            Self::Base64 => 6,
+            Self::Base32 => 5,
+        }
+    }
+
+    /// The characters that stand for these bits.
+    fn characters(self, bits: u8) -> [u8; 2] {
+        const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        const BASE32: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+        match (self, bits) {
+            (Self::Base64, 62) => *b"+-",
+            (Self::Base64, 63) => *b"/_",
+            (Self::Base64, _) => [BASE64[usize::from(bits)]; 2],
+            (Self::Base32, _) => {
+                let character = BASE32[usize::from(bits)];
+                [character, character.to_ascii_lowercase()]
+            }
+        }
+    }
+
+    /// The bits that a character stands for.
+    fn value(self, byte: u8) -> Option<u8> {
+        Some(match (self, byte) {
+            (_, b'A'..=b'Z') => byte - b'A',
+            (Self::Base64, b'a'..=b'z') => byte - b'a' + 26,
+            (Self::Base64, b'0'..=b'9') => byte - b'0' + 52,
+            (Self::Base64, b'+' | b'-') => 62,
+            (Self::Base64, b'/' | b'_') => 63,
+            (Self::Base32, b'a'..=b'z') => byte - b'a',
+            (Self::Base32, b'2'..=b'7') => byte - b'2' + 26,
+            _ => return None,
+        })
     }
 }
 
@@ -273,71 +349,43 @@ impl Want {
             Self::Byte(want) => byte == want,
             Self::Letter(want) => byte.eq_ignore_ascii_case(&want),
             Self::Char(_) => false,
-            Self::Sextet { bits, mask } => from_base64(byte).is_some_and(|sextet| sextet & mask == bits),
+            Self::Bits { base, bits, mask } => base.value(byte).is_some_and(|value| value & mask == bits),
             Self::Digit(want) => (byte as char).to_digit(16) == Some(want.into()),
+            Self::Separator => BETWEEN_NUMBERS.contains(&byte),
+        }
+    }
+
+    /// Calls `see` with every character that it may be, where all of its bits are known.
+    fn each_value(self, mut see: impl FnMut(u32)) {
+        let mut each = |bytes: &[u8]| bytes.iter().for_each(|byte| see((*byte).into()));
+        match self {
+            Self::Byte(want) => each(&[want]),
+            Self::Letter(want) => each(&[want.to_ascii_lowercase(), want.to_ascii_uppercase()]),
+            Self::Char(want) => see(want),
+            Self::Bits { base, bits, .. } => each(&base.characters(bits)),
+            Self::Digit(want) => {
+                let digit = b"0123456789abcdef"[usize::from(want)];
+                each(&[digit, digit.to_ascii_uppercase()]);
+            }
+            Self::Separator => each(BETWEEN_NUMBERS),
         }
     }
 
     /// Calls `see` with every byte that it may begin with, not escaped.
     fn each_byte(self, mut see: impl FnMut(u8)) {
-        let mut either = |byte: u8| {
+        if let Self::Char(want) = self
+            && let Some(c) = char::from_u32(want)
+        {
+            see(c.encode_utf8(&mut [0; 4]).as_bytes()[0]);
+        }
+        self.each_value(|value| {
+            let Ok(byte) = u8::try_from(value) else { return };
             see(byte);
             if byte == b' ' {
                 // A form writes it so.
                 see(b'+');
             }
-        };
-        match self {
-            Self::Byte(want) => either(want),
-            Self::Letter(want) => {
-                either(want.to_ascii_lowercase());
-                either(want.to_ascii_uppercase());
-            }
-            Self::Char(want) => {
-                let Some(c) = char::from_u32(want) else { return };
-                either(c.encode_utf8(&mut [0; 4]).as_bytes()[0]);
-                c.encode_utf16(&mut [0; 2])[0].to_le_bytes().into_iter().for_each(either);
-            }
-            Self::Sextet { bits, mask } => {
-                for (sextet, byte) in (0_u8..).zip(BASE64) {
-                    if sextet & mask == bits {
-                        either(*byte);
-                        match byte {
-                            b'+' => either(b'-'),
-                            b'/' => either(b'_'),
-                            _ => {}
-                        }
-                    }
-                }
-            }
-            Self::Digit(want) => {
-                let digit = b"0123456789abcdef"[usize::from(want)];
-                either(digit);
-                either(digit.to_ascii_uppercase());
-            }
-        }
-    }
-}
-
-impl ByteSet {
-    pub(super) const ALL: Self = Self([u64::MAX; 4]);
-
-    fn add(&mut self, byte: u8) {
-        self.0[usize::from(byte / 64)] |= 1 << (byte % 64);
-    }
-
-    pub(super) fn join(&mut self, other: &Self) {
-        for (bits, more) in self.0.iter_mut().zip(other.0) {
-            *bits |= more;
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0 == [0; 4]
-    }
-
-    pub(super) fn has(&self, byte: u8) -> bool {
-        self.0[usize::from(byte / 64)] >> (byte % 64) & 1 == 1
+        });
     }
 }
 
@@ -347,23 +395,10 @@ fn add(places: &mut Vec<Place>, place: Place) {
     }
 }
 
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn from_base64(byte: u8) -> Option<u8> {
-    Some(match byte {
-        b'A'..=b'Z' => byte - b'A',
-        b'a'..=b'z' => byte - b'a' + 26,
-        b'0'..=b'9' => byte - b'0' + 52,
-        b'+' | b'-' => 62,
-        b'/' | b'_' => 63,
-        _ => return None,
-    })
-}
-
-fn code_points(text: &str) -> Zeroizing<Vec<u32>> {
-    // All the room at once, so that the list never grows and leaves no copy behind.
-    let mut chars = Zeroizing::new(Vec::with_capacity(text.len()));
-    chars.extend(text.chars().map(u32::from));
+/// `most` is at least their number: with all the room at once the list never grows and leaves no copy behind.
+fn code_points(most: usize, points: impl Iterator<Item = u32>) -> Zeroizing<Vec<u32>> {
+    let mut chars = Zeroizing::new(Vec::with_capacity(most));
+    chars.extend(points);
     chars
 }
 
