@@ -29,6 +29,12 @@ pub enum JournalError {
     /// The disk is full.
     #[error("the disk is full; nothing was written")]
     DiskFull,
+    /// Others keep the database busy for longer than their writes should take.
+    #[error("others keep the database busy")]
+    Busy,
+    /// The file of the database is damaged.
+    #[error("the database is damaged: {0}")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Anything else that the database says.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -158,9 +164,10 @@ pub struct Loaded {
 pub trait Journal: Send + Sync {
     /// Records a new run in phase `pending`.
     async fn create(&self, run: &RunRecord) -> Result<(), JournalError>;
-    /// Takes a run up for `ttl` and overtakes whoever had it where that lease has ended.
+    /// Takes a run up for `ttl`, an hour at most, and overtakes whoever had it where that lease has ended, or ends
+    /// in more than an hour and so was taken under a wrong clock.
     async fn claim(&self, tenant: &TenantId, run: &RunId, ttl: std::time::Duration) -> Result<Loaded, JournalError>;
-    /// Lengthens the lease to `ttl` from now.
+    /// Lengthens the lease to `ttl` from now, an hour at most.
     async fn renew(&self, run: &RunId, lease: RunLease, ttl: std::time::Duration) -> Result<(), JournalError>;
     /// Appends; fails with [`JournalError::Fenced`] where the lease is not the newest.
     async fn append(&self, run: &RunId, lease: RunLease, append: Append<'_>) -> Result<(), JournalError>;

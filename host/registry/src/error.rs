@@ -96,6 +96,9 @@ pub enum RegistryError {
         /// Where.
         path: PathBuf,
     },
+    /// The record of an installed connector says something else than the component that was agreed to.
+    #[error("the record of the connector `{0}` is not what its component says; it is not used")]
+    ManifestChanged(ConnectorName),
     /// Between the proposal and the consent somebody else changed what is installed, so the difference
     /// that was shown is not the one that would be agreed to.
     #[error("the connector `{0}` was changed by somebody else since the proposal was made")]
@@ -140,7 +143,10 @@ impl RegistryError {
                 "install the same connector again with `keyward plugin add`"
             }
             Self::Overtaken(_) => "look at the difference again",
+            Self::ManifestChanged(_) => "install the same connector again with `keyward plugin add`",
             Self::DiskFull | Self::Store(StoreError::DiskFull) => "free some space and try again",
+            Self::Store(StoreError::Busy) => "wait for the other process, or end it",
+            Self::Store(StoreError::Corrupt(_)) => "restore the database from a backup",
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run keyward as the user who owns the data directory"
             }

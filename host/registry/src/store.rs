@@ -17,6 +17,12 @@ pub enum StoreError {
     /// The disk is full.
     #[error("the disk is full; nothing was written")]
     DiskFull,
+    /// Others keep the database busy for longer than their writes should take.
+    #[error("others keep the database busy")]
+    Busy,
+    /// The file of the database is damaged.
+    #[error("the database is damaged: {0}")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Anything else that the database says.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),

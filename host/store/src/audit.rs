@@ -87,14 +87,32 @@ impl Store {
         let mut writing = Writing { queue: &self.audit, is_over: false };
         while let Some(batch) = writing.next() {
             let (rows, callers): (Vec<_>, Vec<_>) = batch.into_iter().map(|each| (each.row, each.written)).unzip();
-            // One statement is a transaction of its own.
-            let write = async { Ok(add_rows(&mut *self.writer.acquire().await?, &rows).await?) };
-            let result = self.told::<_, DatabaseError>(write).await.map_err(Arc::new);
-            for caller in callers {
+            let result = self.add_alone(&rows).await;
+            let is_one_to_blame = result.as_ref().is_err_and(|error| {
+                !matches!(error, DatabaseError::DiskFull | DatabaseError::Busy(_) | DatabaseError::Corrupt(_))
+            });
+            let result = result.map_err(Arc::new);
+            for (row, caller) in rows.iter().zip(callers) {
+                // A record that cannot be written takes none of the others with it.
+                let result = if is_one_to_blame && rows.len() > 1 {
+                    self.add_alone(std::slice::from_ref(row)).await.map_err(Arc::new)
+                } else {
+                    result.clone()
+                };
                 // Who does not listen any more has gone away.
-                let _ = caller.send(result.clone());
+                let _ = caller.send(result);
             }
         }
+    }
+
+    /// Adds records in a transaction of their own, which one statement is.
+    async fn add_alone(&self, rows: &[String]) -> Result<(), DatabaseError> {
+        self.told(async {
+            add_rows(&mut *self.writer.acquire().await?, rows).await?;
+            self.try_to_forget().await;
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -37,6 +37,20 @@ pub enum DatabaseError {
     Other(sqlx::Error),
 }
 
+impl DatabaseError {
+    /// What to do, where there is something to do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::DiskFull => Some("free some space and try again"),
+            Self::Busy(_) => Some("wait for the other process, or end it"),
+            Self::Corrupt(_) => Some(
+                "restore it from a backup; `sqlite3 <file> .recover` may save what is readable. Keep the -wal file beside it",
+            ),
+            Self::Unreadable { .. } | Self::Misused(_) | Self::Other(_) => None,
+        }
+    }
+}
+
 /// The result codes of SQLite that mean something to us. Extended codes have the primary one in their lowest byte.
 pub(crate) mod code {
     pub(crate) const PERM: i32 = 3;
@@ -45,6 +59,8 @@ pub(crate) mod code {
     pub(crate) const CORRUPT: i32 = 11;
     pub(crate) const FULL: i32 = 13;
     pub(crate) const CANTOPEN: i32 = 14;
+    const CONSTRAINT: i32 = 19;
+    pub(crate) const CONSTRAINT_FOREIGNKEY: i32 = CONSTRAINT | 3 << 8;
     pub(crate) const AUTH: i32 = 23;
     pub(crate) const NOTADB: i32 = 26;
     const IOERR: i32 = 10;
@@ -145,6 +161,8 @@ impl From<DatabaseError> for keyward_vault::StoreError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::DiskFull => Self::DiskFull,
+            DatabaseError::Busy(_) => Self::Busy,
+            DatabaseError::Corrupt(error) => Self::Corrupt(Box::new(error)),
             other => Self::Database(Box::new(other)),
         }
     }
@@ -154,6 +172,8 @@ impl From<DatabaseError> for keyward_flow::JournalError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::DiskFull => Self::DiskFull,
+            DatabaseError::Busy(_) => Self::Busy,
+            DatabaseError::Corrupt(error) => Self::Corrupt(Box::new(error)),
             other => Self::Database(Box::new(other)),
         }
     }
@@ -163,6 +183,8 @@ impl From<DatabaseError> for keyward_registry::StoreError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::DiskFull => Self::DiskFull,
+            DatabaseError::Busy(_) => Self::Busy,
+            DatabaseError::Corrupt(error) => Self::Corrupt(Box::new(error)),
             other => Self::Database(Box::new(other)),
         }
     }

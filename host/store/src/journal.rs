@@ -10,7 +10,7 @@ use sqlx::{FromRow, SqliteConnection};
 use crate::{
     DatabaseError, Store,
     fault::Failure,
-    record::{count, from_json, json, kind, length, micros, now, parsed, principal, signed, time, unreadable},
+    record::{count, from_json, json, kind, latest, length, micros, now, parsed, principal, signed, time, unreadable},
 };
 
 /// The columns of [`Row`], from both tables.
@@ -131,7 +131,7 @@ impl Journal for Store {
                 .bind(micros(run.updated_at))
                 .execute(&mut *tx)
                 .await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -153,6 +153,8 @@ impl Journal for Store {
             let held: Option<Held> = sqlx::query_as(concat!(
                 "SELECT lease_until, lease_until > ",
                 now!(),
+                " AND lease_until <= ",
+                latest!(),
                 " AS is_held
                  FROM run_states JOIN runs ON id = run WHERE run = ?1 AND tenant = ?2"
             ))
@@ -189,7 +191,7 @@ impl Journal for Store {
                 last_sequence: count("sequence number", taken.last_sequence)?,
                 lease: RunLease { fence: count("fence", taken.lease_fence)? },
             };
-            tx.commit().await?;
+            self.commit(tx).await?;
             Ok(loaded)
         })
         .await
@@ -204,7 +206,7 @@ impl Journal for Store {
                 .bind(length(ttl))
                 .execute(&mut *tx)
                 .await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -242,7 +244,7 @@ impl Journal for Store {
             .bind(append.error.map(json).transpose()?)
             .execute(&mut *tx)
             .await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -275,7 +277,7 @@ impl Journal for Store {
                 .bind(signed(lease.fence)?)
                 .execute(&mut *tx)
                 .await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }

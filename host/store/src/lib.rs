@@ -23,7 +23,14 @@ mod plugins;
 mod record;
 mod vault;
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
@@ -40,6 +47,10 @@ pub struct Store {
     /// Of one connection: SQLite has one writer at a time, and those who wait here are served in turn.
     writer: SqlitePool,
     readers: SqlitePool,
+    /// Of one connection, which empties the write-ahead log and waits for nobody.
+    checkpoints: SqlitePool,
+    /// Whether the write-ahead log may hold what was removed for good.
+    must_forget: Arc<AtomicBool>,
     audit: Arc<audit::Queue>,
 }
 
@@ -50,19 +61,60 @@ impl Store {
     /// # Errors
     /// See [`OpenError`], which tells also what to do.
     pub async fn open(path: &Path) -> Result<Store, OpenError> {
-        let (writer, readers) = open::pools(path).await?;
-        Ok(Store { path: path.into(), writer, readers, audit: Arc::default() })
+        let open::Pools { writer, readers, checkpoints } = open::pools(path).await?;
+        let (must_forget, audit) = (Arc::default(), Arc::default());
+        Ok(Store { path: path.into(), writer, readers, checkpoints, must_forget, audit })
     }
 
     /// Waits for what is being written and closes the file. Other handles on the same store are closed too.
     pub async fn close(&self) {
         self.readers.close().await;
         self.writer.close().await;
+        self.try_to_forget().await;
+        self.checkpoints.close().await;
     }
 
     /// Begins a transaction that writes.
     async fn write(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         self.writer.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    /// Ends a transaction that has written.
+    async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), sqlx::Error> {
+        tx.commit().await?;
+        self.try_to_forget().await;
+        Ok(())
+    }
+
+    /// Folds the write-ahead log into the file and empties it, so that a wrapped key that was just removed is not
+    /// to be found there either. Where somebody reads or writes it cannot be done now: the removal itself is
+    /// durable, so nobody waits for that, and it is tried again after each commit and before the file is closed.
+    async fn forget_old_pages(&self) {
+        self.must_forget.store(true, Ordering::Release);
+        if !self.try_to_forget().await {
+            tracing::warn!("what was removed is still in the write-ahead log, because another process uses it");
+        }
+    }
+
+    /// Whether nothing is left to forget.
+    async fn try_to_forget(&self) -> bool {
+        // What is removed from here on is another turn's to forget.
+        if !self.must_forget.swap(false, Ordering::AcqRel) {
+            return true;
+        }
+        // Where others are in the way SQLite tells so in a row and not as an error.
+        let checkpoint = sqlx::query_scalar::<_, bool>("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&self.checkpoints);
+        let is_done = match checkpoint.await {
+            Ok(is_busy) => !is_busy,
+            Err(error) => {
+                tracing::debug!(%error, "the write-ahead log cannot be emptied");
+                false
+            }
+        };
+        if !is_done {
+            self.must_forget.store(true, Ordering::Release);
+        }
+        is_done
     }
 
     /// Does `work` and tells its failure in the caller's words.

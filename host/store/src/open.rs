@@ -86,20 +86,21 @@ impl OpenError {
             Self::NoPermission { .. } => {
                 "run as the user who owns the data directory, or choose another one with --data-dir".to_owned()
             }
-            Self::NotOurs(_) => "choose another data directory with --data-dir; nothing was changed in this file".to_owned(),
+            Self::Database { source, .. } => return source.hint().map(str::to_owned),
+            Self::NotOurs(_) => {
+                "choose another data directory with --data-dir; nothing was changed in this file".to_owned()
+            }
             Self::Newer { written_by, .. } => {
-                format!("use Keyward {written_by} or later, or another data directory with --data-dir; nothing was changed")
+                format!(
+                    "use Keyward {written_by} or later, or another data directory with --data-dir; nothing was changed"
+                )
             }
             Self::OtherSchema { .. } => {
-                "it was made by a development build: use that build, or another data directory with --data-dir".to_owned()
+                "it was made by a development build: use that build, or another data directory with --data-dir"
+                    .to_owned()
             }
             Self::NoWriteAheadLog(_) => "choose a data directory on a local disk with --data-dir".to_owned(),
-            Self::Database { source: DatabaseError::DiskFull, .. } => "free some space and try again".to_owned(),
-            Self::Database { source: DatabaseError::Corrupt(_), .. } => {
-                "restore it from a backup; `sqlite3 <file> .recover` may save what is readable. Keep the -wal file beside it".to_owned()
-            }
-            Self::Database { source: DatabaseError::Busy(_), .. } => "wait for the other process, or end it".to_owned(),
-            Self::Io { .. } | Self::Database { .. } => return None,
+            Self::Io { .. } => return None,
         })
     }
 
@@ -113,8 +114,15 @@ impl OpenError {
     }
 }
 
-/// Opens the writing and the reading connections of the database at `path`.
-pub(crate) async fn pools(path: &Path) -> Result<(SqlitePool, SqlitePool), OpenError> {
+/// The connections to one database.
+pub(crate) struct Pools {
+    pub(crate) writer: SqlitePool,
+    pub(crate) readers: SqlitePool,
+    pub(crate) checkpoints: SqlitePool,
+}
+
+/// Opens the connections to the database at `path`.
+pub(crate) async fn pools(path: &Path) -> Result<Pools, OpenError> {
     // Two processes that make or migrate the same file would get in each other's way where SQLite does
     // not wait (the change to write-ahead mode), so whoever comes second waits here.
     let path_ = path.to_owned();
@@ -130,9 +138,11 @@ pub(crate) async fn pools(path: &Path) -> Result<(SqlitePool, SqlitePool), OpenE
     }
 }
 
-async fn open(path: &Path) -> Result<(SqlitePool, SqlitePool), Failed> {
+async fn open(path: &Path) -> Result<Pools, Failed> {
     let mut first = SqliteConnection::connect_with(&options(path)).await?;
-    initialise(&mut first).await?;
+    let schema = check(&mut first).await?;
+    tighten(path)?;
+    initialise(&mut first, schema).await?;
     // One connection is always open until the pools are, so that the write-ahead log is not folded back
     // into the file and made again.
     let pools = connect(path).await?;
@@ -146,7 +156,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
     options.busy_timeout(PATIENCE).foreign_keys(true)
 }
 
-async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), sqlx::Error> {
+async fn connect(path: &Path) -> Result<Pools, sqlx::Error> {
     let writing = options(path)
         .synchronous(SqliteSynchronous::Full)
         // What is deleted is overwritten: a credential that was removed is not to be found in the file.
@@ -154,6 +164,8 @@ async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), sqlx::Error> {
         // A function in a schema that somebody else has written runs nothing.
         .pragma("trusted_schema", "OFF");
     let reading = options(path).pragma("query_only", "ON").pragma("trusted_schema", "OFF");
+    // While it waited for readers it would keep out every writer.
+    let checkpointing = options(path).busy_timeout(Duration::ZERO).pragma("trusted_schema", "OFF");
     // The connections are files of this process: they neither grow old nor break unnoticed.
     let pool = || {
         let options = SqlitePoolOptions::new().idle_timeout(None).max_lifetime(None).test_before_acquire(false);
@@ -161,7 +173,8 @@ async fn connect(path: &Path) -> Result<(SqlitePool, SqlitePool), sqlx::Error> {
     };
     let writer = pool().max_connections(1).connect_with(writing).await?;
     let readers = pool().max_connections(READERS).connect_with(reading).await?;
-    Ok((writer, readers))
+    let checkpoints = pool().max_connections(1).connect_with(checkpointing).await?;
+    Ok(Pools { writer, readers, checkpoints })
 }
 
 /// Whether a connection that comes back to its pool may be used again.
@@ -197,7 +210,11 @@ fn prepare(path: &Path) -> Result<File, OpenError> {
 
     match owner_only(OpenOptions::new().create_new(true).write(true)).open(path) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => tighten(path)?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if !fs::metadata(path).map_err(|error| OpenError::io(path, error))?.is_file() {
+                return Err(OpenError::NotOurs(path.to_owned()));
+            }
+        }
         Err(error) => return Err(OpenError::io(path, error)),
     }
     Ok(turn)
@@ -214,19 +231,21 @@ fn owner_only(options: &mut OpenOptions) -> &mut OpenOptions {
     options
 }
 
-/// Takes from others what a copy or a careless restore has given them.
+/// Takes from others what a copy or a careless restore has given them: the database and the files beside it.
 #[cfg(unix)]
 fn tighten(path: &Path) -> Result<(), OpenError> {
     use std::os::unix::fs::PermissionsExt as _;
-    let metadata = fs::metadata(path).map_err(|error| OpenError::io(path, error))?;
-    if !metadata.is_file() {
-        return Err(OpenError::NotOurs(path.to_owned()));
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others could read the database; that is ended");
-        fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o700))
-            .map_err(|error| OpenError::io(path, error))?;
+    for path in [path.to_owned(), beside(path, "-wal"), beside(path, "-shm"), beside(path, "-lock")] {
+        let mode = match fs::metadata(&path) {
+            Ok(metadata) => metadata.permissions().mode() & 0o7777,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(OpenError::io(&path, error)),
+        };
+        if mode & 0o077 != 0 {
+            tracing::warn!(path = %path.display(), mode = format!("{mode:o}"), "others could read it; that is ended");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o700))
+                .map_err(|error| OpenError::io(&path, error))?;
+        }
     }
     Ok(())
 }
@@ -240,6 +259,7 @@ fn tighten(_path: &Path) -> Result<(), OpenError> {
 enum Failed {
     Sqlx(sqlx::Error),
     Migrate(MigrateError),
+    Open(OpenError),
     NotOurs,
     Newer(String),
     NoWriteAheadLog,
@@ -251,9 +271,16 @@ impl From<sqlx::Error> for Failed {
     }
 }
 
+impl From<OpenError> for Failed {
+    fn from(error: OpenError) -> Self {
+        Self::Open(error)
+    }
+}
+
 impl Failed {
     async fn told(self, path: &Path) -> OpenError {
         let error = match self {
+            Self::Open(error) => return error,
             Self::NotOurs => return OpenError::NotOurs(path.to_owned()),
             Self::NoWriteAheadLog => return OpenError::NoWriteAheadLog(path.to_owned()),
             Self::Newer(written_by) => return OpenError::Newer { path: path.to_owned(), written_by },
@@ -278,8 +305,8 @@ impl Failed {
     }
 }
 
-/// Makes sure that the file is ours before anything is written to it, and brings it to our schema.
-async fn initialise(connection: &mut SqliteConnection) -> Result<(), Failed> {
+/// Makes sure that the file is ours before anything is done to it, and tells which schema it has.
+async fn check(connection: &mut SqliteConnection) -> Result<i64, Failed> {
     let id: i64 = sqlx::query_scalar("PRAGMA application_id").fetch_one(&mut *connection).await?;
     if id != APPLICATION_ID {
         let things: i64 = sqlx::query_scalar("SELECT count(*) FROM sqlite_schema").fetch_one(&mut *connection).await?;
@@ -288,36 +315,61 @@ async fn initialise(connection: &mut SqliteConnection) -> Result<(), Failed> {
         }
     }
     // `user_version` is the newest migration, so that it can be told without knowing any table.
-    let newest = MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default();
     let schema: i64 = sqlx::query_scalar("PRAGMA user_version").fetch_one(&mut *connection).await?;
-    if schema > newest {
+    if schema > newest() {
         let written_by =
             sqlx::query_scalar("SELECT program_version FROM written_by").fetch_one(&mut *connection).await?;
         return Err(Failed::Newer(written_by));
     }
+    Ok(schema)
+}
+
+/// The newest schema that this version knows.
+fn newest() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+/// Brings the file from `schema` to ours.
+async fn initialise(connection: &mut SqliteConnection, schema: i64) -> Result<(), Failed> {
     // The mode is kept in the file, so setting it once would do; but a file that a tool has copied may have lost it.
     let mode: String = sqlx::query_scalar("PRAGMA journal_mode = WAL").fetch_one(&mut *connection).await?;
     if mode != "wal" {
         return Err(Failed::NoWriteAheadLog);
     }
 
+    if schema == newest() {
+        // Nothing is written, so that a command need not wait for another process that writes.
+        return is_as_released(connection).await;
+    }
+
     // All migrations and what we note about them are one transaction: another schema than that before
     // and that after is never seen, whatever happens in between.
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
     MIGRATOR.run(&mut *tx).await.map_err(Failed::Migrate)?;
-    if schema < newest {
-        sqlx::query(
-            "INSERT INTO written_by (id, program_version) VALUES (1, ?1)
-             ON CONFLICT (id) DO UPDATE SET program_version = excluded.program_version",
-        )
-        .bind(env!("CARGO_PKG_VERSION"))
-        .execute(&mut *tx)
-        .await?;
-        let version = format!("PRAGMA user_version = {newest}");
-        sqlx::query(sqlx::AssertSqlSafe(version)).execute(&mut *tx).await?;
-    }
+    sqlx::query(
+        "INSERT INTO written_by (id, program_version) VALUES (1, ?1)
+         ON CONFLICT (id) DO UPDATE SET program_version = excluded.program_version",
+    )
+    .bind(env!("CARGO_PKG_VERSION"))
+    .execute(&mut *tx)
+    .await?;
+    let version = format!("PRAGMA user_version = {}", newest());
+    sqlx::query(sqlx::AssertSqlSafe(version)).execute(&mut *tx).await?;
     tx.commit().await?;
     Ok(())
+}
+
+/// Whether the migrations that made the schema are those that we know.
+async fn is_as_released(connection: &mut SqliteConnection) -> Result<(), Failed> {
+    let applied: Vec<(i64, Vec<u8>)> =
+        sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations ORDER BY version").fetch_all(connection).await?;
+    let known: Vec<_> = MIGRATOR.iter().map(|migration| (migration.version, migration.checksum.to_vec())).collect();
+    if applied == known {
+        return Ok(());
+    }
+    let other = known.iter().zip(&applied).find(|(known, applied)| known != applied);
+    let version = other.map_or_else(newest, |(known, _)| known.0);
+    Err(Failed::Migrate(MigrateError::VersionMismatch(version)))
 }
 
 #[cfg(test)]
@@ -329,7 +381,7 @@ mod tests {
     #[tokio::test]
     async fn connections_are_durable_and_readers_cannot_write() {
         let folder = tempfile::tempdir().unwrap();
-        let (writer, readers) = pools(&folder.path().join("keyward.db")).await.unwrap();
+        let Pools { writer, readers, .. } = pools(&folder.path().join("keyward.db")).await.unwrap();
         for (pool, pragma, expected) in [
             (&writer, "PRAGMA synchronous", "2"),
             (&writer, "PRAGMA journal_mode", "wal"),

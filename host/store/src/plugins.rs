@@ -95,7 +95,7 @@ impl PluginStore for Store {
             .execute(&mut *tx)
             .await?;
             audit::add(&mut tx, audit).await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -112,7 +112,7 @@ impl PluginStore for Store {
                 return Ok(false);
             }
             audit::add(&mut tx, audit).await?;
-            tx.commit().await?;
+            self.commit(tx).await?;
             Ok(true)
         })
         .await

@@ -16,6 +16,18 @@ macro_rules! now {
 }
 pub(crate) use now;
 
+/// The latest time at which a lease that was taken by now can end. A later one was taken while the clock was wrong,
+/// and waiting for its end could take years.
+macro_rules! latest {
+    () => {
+        concat!("(", now!(), " + 3600000000)")
+    };
+}
+pub(crate) use latest;
+
+/// The longest lease, as [`latest`] has it.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// Microseconds since 1970; what is finer is cut.
 pub(crate) fn micros(at: OffsetDateTime) -> i64 {
     // The type ends in the year 9999, which is far below the limit of 64 bits.
@@ -29,8 +41,7 @@ pub(crate) fn time(micros: i64) -> Result<OffsetDateTime, DatabaseError> {
 
 /// The length of a lease in microseconds.
 pub(crate) fn length(ttl: Duration) -> i64 {
-    // A thousand years: what is longer could not be added to the time any more.
-    ttl.as_micros().min(1_000 * 366 * 86_400 * 1_000_000) as i64
+    ttl.min(LONGEST).as_micros() as i64
 }
 
 /// A count as a column has it.

@@ -6,14 +6,16 @@ use async_trait::async_trait;
 use keyward_model::{AuditRecord, ConnectionFacts, ConnectionId, ConnectionName, TenantId};
 use keyward_vault::{
     StoreError, VaultStore,
-    store::{ConnectionRow, Lease, PendingAuthorization, RefreshAttempt, TenantKeyRow, TenantKeyState, VaultRow},
+    store::{
+        ConnectionRow, Lease, PendingAuthorization, RefreshAttempt, Sealed, TenantKeyRow, TenantKeyState, VaultRow,
+    },
 };
 use sqlx::{FromRow, SqliteConnection, sqlite::SqliteQueryResult};
 
 use crate::{
     DatabaseError, Store, audit,
-    fault::Failure,
-    record::{count, from_json, json, kind, length, micros, now, parsed, principal, signed, time, unreadable},
+    fault::{Failure, code, result_code},
+    record::{count, from_json, json, kind, latest, length, micros, now, parsed, principal, signed, time, unreadable},
 };
 
 type Refusable<T> = Result<T, Failure<StoreError>>;
@@ -23,6 +25,16 @@ const CONFLICT: Failure<StoreError> = Failure::Refused(StoreError::Conflict);
 
 fn one(result: &SqliteQueryResult) -> Refusable<()> {
     if result.rows_affected() == 1 { Ok(()) } else { Err(CONFLICT) }
+}
+
+/// Where a row names a tenant key that is not there, or a key is removed that a row names.
+fn violates_a_key(error: &sqlx::Error) -> bool {
+    result_code(error) == Some(code::CONSTRAINT_FOREIGNKEY)
+}
+
+/// What the failed write of a sealed value means.
+fn unwritten(error: sqlx::Error) -> Failure<StoreError> {
+    if violates_a_key(&error) { Failure::Refused(StoreError::KeyGone) } else { Failure::Sqlx(error) }
 }
 
 // Keys ----------------------------------------------------------------------------------------------------
@@ -125,6 +137,7 @@ struct ConnectionColumns {
     #[sqlx(flatten)]
     facts: FactColumns,
     sealed: Vec<u8>,
+    key_version: i64,
     refresh_id: Option<String>,
     refresh_token_fingerprint: Option<Vec<u8>>,
     refresh_started_at: Option<i64>,
@@ -141,7 +154,8 @@ impl ConnectionColumns {
             (None, None, None) => None,
             _ => return Err(unreadable("refresh attempt", "a part of it is missing")),
         };
-        Ok(ConnectionRow { facts: self.facts.facts()?, sealed: self.sealed, refresh })
+        let sealed = Sealed { key_version: count("key version", self.key_version)?, bytes: self.sealed };
+        Ok(ConnectionRow { facts: self.facts.facts()?, sealed, refresh })
     }
 }
 
@@ -158,7 +172,7 @@ async fn name_is_free(tx: &mut SqliteConnection, facts: &ConnectionFacts) -> Ref
     if taken { Err(Failure::Refused(StoreError::NameTaken(facts.name.to_string()))) } else { Ok(()) }
 }
 
-/// Binds what [`INSERT`] and [`UPDATE`] have in common, ?1 to ?20.
+/// Binds what [`INSERT`] and [`UPDATE`] have in common, ?1 to ?21.
 macro_rules! bind_connection {
     ($query:expr, $row:expr) => {{
         let facts = &$row.facts;
@@ -180,7 +194,8 @@ macro_rules! bind_connection {
             .bind(micros(facts.created_at))
             .bind(micros(facts.updated_at))
             .bind(signed(facts.row_version)?)
-            .bind(&$row.sealed)
+            .bind(&$row.sealed.bytes)
+            .bind($row.sealed.key_version)
             .bind(refresh.map(|refresh| refresh.id.to_string()))
             .bind(refresh.map(|refresh| refresh.token_fingerprint.as_slice()))
             .bind(refresh.map(|refresh| micros(refresh.started_at)))
@@ -190,18 +205,25 @@ macro_rules! bind_connection {
 const INSERT: &str = "
     INSERT INTO connections
     (tenant, id, name, owner_kind, owner_id, provider, method, account, granted_scopes, scopes_assumed, endpoints,
-     state, expires_at, created_at, updated_at, row_version, sealed,
+     state, expires_at, created_at, updated_at, row_version, sealed, key_version,
      refresh_id, refresh_token_fingerprint, refresh_started_at)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)
     ON CONFLICT (tenant, id) DO NOTHING";
 
-/// ?21 is the version that was seen, ?22 the fence of the lease where there is one.
+/// ?22 is the version that was seen, ?23 the fence of the lease where there is one.
 const UPDATE: &str = "
     UPDATE connections SET
      name = ?3, owner_kind = ?4, owner_id = ?5, provider = ?6, method = ?7, account = ?8, granted_scopes = ?9,
      scopes_assumed = ?10, endpoints = ?11, state = ?12, expires_at = ?13, created_at = ?14, updated_at = ?15,
-     row_version = ?16, sealed = ?17, refresh_id = ?18, refresh_token_fingerprint = ?19, refresh_started_at = ?20
-    WHERE tenant = ?1 AND id = ?2 AND row_version = ?21 AND (?22 IS NULL OR lease_fence = ?22)";
+     row_version = ?16, sealed = ?17, key_version = ?18, refresh_id = ?19, refresh_token_fingerprint = ?20,
+     refresh_started_at = ?21
+    WHERE tenant = ?1 AND id = ?2 AND row_version = ?22 AND (?23 IS NULL OR lease_fence = ?23)";
+
+/// Removes the authorizations that have ended.
+async fn remove_ended(tx: &mut SqliteConnection) -> Refusable<()> {
+    sqlx::query(concat!("DELETE FROM pending_authorizations WHERE expires_at <= ", now!())).execute(tx).await?;
+    Ok(())
+}
 
 // The trait ------------------------------------------------------------------------------------------------
 
@@ -229,7 +251,7 @@ impl VaultStore for Store {
             one(&created)?;
             insert_key(&mut tx, key).await?;
             audit::add(&mut tx, audit).await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -265,7 +287,7 @@ impl VaultStore for Store {
                 return Err(CONFLICT);
             }
             audit::add(&mut tx, audit).await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await?;
         self.forget_old_pages().await;
@@ -292,36 +314,67 @@ impl VaultStore for Store {
             one(&counted)?;
             insert_key(&mut tx, key).await?;
             audit::add(&mut tx, audit).await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
 
-    async fn remove_tenant_key(&self, tenant: &TenantId, version: u32) -> Result<(), StoreError> {
-        self.told(async {
-            let mut tx = self.write().await?;
-            let active: Option<bool> =
-                sqlx::query_scalar("SELECT state = 'active' FROM tenant_keys WHERE tenant = ?1 AND version = ?2")
+    async fn remove_tenant_key(
+        &self,
+        tenant: &TenantId,
+        version: u32,
+        audit: &AuditRecord,
+    ) -> Result<bool, StoreError> {
+        let is_gone = self
+            .told(async {
+                let mut tx = self.write().await?;
+                let active: Option<bool> =
+                    sqlx::query_scalar("SELECT state = 'active' FROM tenant_keys WHERE tenant = ?1 AND version = ?2")
+                        .bind(tenant.as_str())
+                        .bind(version)
+                        .fetch_optional(&mut *tx)
+                        .await?;
+                match active {
+                    None => return Ok(true),
+                    Some(true) => return Err(CONFLICT),
+                    Some(false) => {}
+                }
+                remove_ended(&mut tx).await?;
+                let removed = sqlx::query("DELETE FROM tenant_keys WHERE tenant = ?1 AND version = ?2")
                     .bind(tenant.as_str())
                     .bind(version)
-                    .fetch_optional(&mut *tx)
-                    .await?;
-            match active {
-                None => return Ok(()),
-                Some(true) => return Err(CONFLICT),
-                Some(false) => {}
-            }
-            sqlx::query("DELETE FROM tenant_keys WHERE tenant = ?1 AND version = ?2")
-                .bind(tenant.as_str())
-                .bind(version)
-                .execute(&mut *tx)
-                .await?;
-            sqlx::query("UPDATE vault SET row_version = row_version + 1").execute(&mut *tx).await?;
-            Ok(tx.commit().await?)
-        })
-        .await?;
+                    .execute(&mut *tx)
+                    .await;
+                match removed {
+                    Err(error) if violates_a_key(&error) => return Ok(false),
+                    result => result?,
+                };
+                sqlx::query("UPDATE vault SET row_version = row_version + 1").execute(&mut *tx).await?;
+                audit::add(&mut tx, audit).await?;
+                self.commit(tx).await?;
+                Ok(true)
+            })
+            .await?;
         self.forget_old_pages().await;
-        Ok(())
+        Ok(is_gone)
+    }
+
+    async fn connections_under_other_keys(
+        &self,
+        tenant: &TenantId,
+        version: u32,
+    ) -> Result<Vec<ConnectionId>, StoreError> {
+        self.told(async {
+            let ids: Vec<String> =
+                sqlx::query_scalar("SELECT id FROM connections WHERE tenant = ?1 AND key_version <> ?2 ORDER BY id")
+                    .bind(tenant.as_str())
+                    .bind(version)
+                    .fetch_all(&self.readers)
+                    .await?;
+            let ids: Result<_, _> = ids.iter().map(|id| parsed("connection id", id)).collect();
+            Ok(ids?)
+        })
+        .await
     }
 
     async fn connections(&self, tenant: &TenantId) -> Result<Vec<ConnectionFacts>, StoreError> {
@@ -372,10 +425,10 @@ impl VaultStore for Store {
             }
             let mut tx = self.write().await?;
             name_is_free(&mut tx, &row.facts).await?;
-            let inserted = bind_connection!(sqlx::query(INSERT), row).execute(&mut *tx).await?;
+            let inserted = bind_connection!(sqlx::query(INSERT), row).execute(&mut *tx).await.map_err(unwritten)?;
             one(&inserted)?;
             audit::add(&mut tx, audit).await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -397,12 +450,13 @@ impl VaultStore for Store {
                 .bind(signed(seen)?)
                 .bind(lease.map(|lease| signed(lease.fence)).transpose()?)
                 .execute(&mut *tx)
-                .await?;
+                .await
+                .map_err(unwritten)?;
             one(&updated)?;
             if let Some(audit) = audit {
                 audit::add(&mut tx, audit).await?;
             }
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -424,7 +478,7 @@ impl VaultStore for Store {
                 .await?;
             one(&deleted)?;
             audit::add(&mut tx, audit).await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await?;
         self.forget_old_pages().await;
@@ -443,9 +497,11 @@ impl VaultStore for Store {
                 "UPDATE connections SET lease_fence = lease_fence + 1, lease_until = ",
                 now!(),
                 " + ?3
-                 WHERE tenant = ?1 AND id = ?2 AND lease_until <= ",
+                 WHERE tenant = ?1 AND id = ?2 AND (lease_until <= ",
                 now!(),
-                " RETURNING lease_fence"
+                " OR lease_until > ",
+                latest!(),
+                ") RETURNING lease_fence"
             ))
             .bind(tenant.as_str())
             .bind(id.to_string())
@@ -462,7 +518,7 @@ impl VaultStore for Store {
                         .await?;
                 return if there { Ok(None) } else { Err(CONFLICT) };
             };
-            tx.commit().await?;
+            self.commit(tx).await?;
             Ok(Some(Lease { fence: count("fence", fence)? }))
         })
         .await
@@ -477,7 +533,7 @@ impl VaultStore for Store {
                 .bind(signed(lease.fence)?)
                 .execute(&mut *tx)
                 .await?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -485,21 +541,21 @@ impl VaultStore for Store {
     async fn put_pending(&self, pending: &PendingAuthorization) -> Result<(), StoreError> {
         self.told(async {
             let mut tx = self.write().await?;
-            sqlx::query(concat!("DELETE FROM pending_authorizations WHERE expires_at <= ", now!()))
-                .execute(&mut *tx)
-                .await?;
+            remove_ended(&mut tx).await?;
             let inserted = sqlx::query(
-                "INSERT INTO pending_authorizations (state_hash, tenant, sealed, expires_at) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (state_hash) DO NOTHING",
+                "INSERT INTO pending_authorizations (state_hash, tenant, sealed, key_version, expires_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT (state_hash) DO NOTHING",
             )
             .bind(pending.state_hash.as_slice())
             .bind(pending.tenant.as_str())
-            .bind(&pending.sealed)
+            .bind(&pending.sealed.bytes)
+            .bind(pending.sealed.key_version)
             .bind(micros(pending.expires_at))
             .execute(&mut *tx)
-            .await?;
+            .await
+            .map_err(unwritten)?;
             one(&inserted)?;
-            Ok(tx.commit().await?)
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -507,32 +563,22 @@ impl VaultStore for Store {
     async fn take_pending(&self, state_hash: &[u8; 32]) -> Result<Option<PendingAuthorization>, StoreError> {
         self.told(async {
             let mut tx = self.write().await?;
-            let taken: Option<(String, Vec<u8>, i64)> = sqlx::query_as(
-                "DELETE FROM pending_authorizations WHERE state_hash = ?1 RETURNING tenant, sealed, expires_at",
+            let taken: Option<(String, Vec<u8>, i64, i64)> = sqlx::query_as(
+                "DELETE FROM pending_authorizations WHERE state_hash = ?1
+                 RETURNING tenant, sealed, key_version, expires_at",
             )
             .bind(state_hash.as_slice())
             .fetch_optional(&mut *tx)
             .await?;
-            tx.commit().await?;
-            let Some((tenant, sealed, expires_at)) = taken else { return Ok(None) };
+            self.commit(tx).await?;
+            let Some((tenant, bytes, key_version, expires_at)) = taken else { return Ok(None) };
             Ok(Some(PendingAuthorization {
                 state_hash: *state_hash,
                 tenant: parsed("tenant", &tenant)?,
-                sealed,
+                sealed: Sealed { key_version: count("key version", key_version)?, bytes },
                 expires_at: time(expires_at)?,
             }))
         })
         .await
-    }
-}
-
-impl Store {
-    /// Folds the write-ahead log into the file and empties it, so that a wrapped key that was just removed
-    /// is not to be found there either. Where somebody is reading, the log stays a while longer; the
-    /// change itself is already durable, so that is no reason to fail.
-    async fn forget_old_pages(&self) {
-        if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&self.writer).await {
-            tracing::debug!(%error, "the write-ahead log is not emptied yet");
-        }
     }
 }

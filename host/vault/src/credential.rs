@@ -11,8 +11,14 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::{
-    error::VaultError, keys::Keyring, provider::ClientAuthentication, seal::Place, secret::Secret,
-    store::ConnectionRow, token::RawReply, vault::Vault,
+    error::VaultError,
+    keys::Keyring,
+    provider::ClientAuthentication,
+    seal::Place,
+    secret::Secret,
+    store::{ConnectionRow, Sealed},
+    token::RawReply,
+    vault::Vault,
 };
 
 /// The credential of one connection.
@@ -170,16 +176,16 @@ impl Vault {
         &self,
         facts: &ConnectionFacts,
         credential: &Credential,
-    ) -> Result<Vec<u8>, VaultError> {
+    ) -> Result<Sealed, VaultError> {
         let id = facts.id.to_string();
-        let place = Place::of_credential(&facts.tenant, &id, facts.row_version);
+        let place = Place::of_credential(facts, &id);
         self.keyring.seal_fresh(&*self.store, &place, &to_json(credential)?).await
     }
 
     /// Opens the credential of a row.
     pub(crate) async fn open_credential(&self, row: &ConnectionRow) -> Result<Credential, VaultError> {
         let id = row.facts.id.to_string();
-        let place = Place::of_credential(&row.facts.tenant, &id, row.facts.row_version);
+        let place = Place::of_credential(&row.facts, &id);
         let json = self.keyring.open_fresh(&*self.store, &place, &row.sealed).await?;
         from_json(&json, || format!("the credential of connection {id}"))
     }

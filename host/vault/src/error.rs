@@ -30,6 +30,12 @@ pub enum VaultError {
         /// What was given.
         given: RootKeyKind,
     },
+    /// The key that is to replace the root key is the root key.
+    #[error("this {kind} opens the vault already; nothing was changed")]
+    SameRootKey {
+        /// What kind of key it is.
+        kind: RootKeyKind,
+    },
     /// The root key was replaced since this process unlocked the vault.
     #[error("the root key was replaced by another process since this one unlocked the vault")]
     RootKeyReplaced,
@@ -81,6 +87,14 @@ pub enum VaultError {
         /// What cannot be opened.
         what: String,
     },
+    /// A tenant key is not what was wrapped at its place.
+    #[error("key version {version} of tenant {tenant} was altered, cut short or moved from another place")]
+    KeyDamaged {
+        /// Whose key.
+        tenant: TenantId,
+        /// Which version.
+        version: u32,
+    },
     /// An object rests under a tenant key that is not there.
     #[error("there is no key version {version} of tenant {tenant}")]
     KeyUnknown {
@@ -122,6 +136,8 @@ impl VaultError {
             }
             Self::WrongKey { .. } => "check that the key is the one that belongs to this data directory",
             Self::WrongSource { .. } => "`keyward vault status` shows which kind of key the vault asks for",
+            Self::SameRootKey { kind: RootKeyKind::Passphrase } => "choose another passphrase",
+            Self::SameRootKey { .. } => "name a file that does not exist yet: it is made with a new key",
             Self::RootKeyReplaced => "start this process again with the new root key",
             Self::Passphrase { .. } => "use 12 to 1024 bytes, for example six random words",
             Self::KeyFile { hint, .. } => return hint.clone(),
@@ -129,10 +145,17 @@ impl VaultError {
             Self::WeakDerivation { .. } => "the record was altered; restore it from a backup",
             Self::Newer { .. } => "use the version of Keyward that wrote it, or a newer one",
             Self::Damaged { .. } => "restore the database from a backup, or delete the connection and connect again",
+            Self::KeyDamaged { .. } => {
+                "restore the database from a backup; without one, run `keyward vault rotate`, delete the connections \
+                 that it names, and rotate again"
+            }
             Self::KeyUnknown { .. } => "restore the database from a backup that has the key",
             Self::TenantUnknown(_) => "`keyward vault status` lists the tenants that have keys",
             Self::Contended { .. } => "try again when the other processes are done",
             Self::Connection(error) => return error.hint(),
+            Self::Store(StoreError::DiskFull) => "free some space and try again",
+            Self::Store(StoreError::Busy) => "wait for the other process, or end it",
+            Self::Store(StoreError::Corrupt(_)) => "restore the database from a backup",
             Self::Store(_) | Self::System(_) => return None,
         };
         Some(hint.to_owned())

@@ -147,7 +147,7 @@ impl Unlocked {
 
     /// Opens a wrapped tenant key.
     pub(crate) fn open_tenant_key(&self, tenant: &TenantId, version: u32, wrapped: &[u8]) -> Result<Key, VaultError> {
-        let damaged = || VaultError::Damaged { what: format!("key version {version} of tenant {tenant}") };
+        let damaged = || VaultError::KeyDamaged { tenant: tenant.clone(), version };
         let rest = wrapped.strip_prefix(TENANT_KEY_MAGIC).ok_or_else(damaged)?;
         let (head, sealed) = rest.split_first_chunk::<2>().ok_or_else(damaged)?;
         if *head != TENANT_KEY_HEAD {

@@ -3,30 +3,26 @@
 //! **Rotating** gives a tenant a new active key and seals everything again under it, one object after the
 //! other, while other processes go on reading and writing: a row that was changed meanwhile is read again.
 //! An interrupted rotation leaves everything readable and the next one finishes it, because only what does
-//! not rest under the active key is touched. An old key is removed when nothing rests under it and its
-//! successor is an hour old: by then every process knows the successor ([`crate::keys`]), and every
-//! authorization that was sealed under the old key has had its redirect or has ended.
+//! not rest under the active key is touched. An old key is removed when nothing rests under it, which the store
+//! itself knows: it refuses to remove a key that something needs, and refuses what another process, which does not
+//! know the new key yet, has sealed under one that is gone. That process reads the keys and seals again.
 //!
 //! **Rekeying** replaces the root key: the same tenant keys are wrapped anew in one transaction, and no
 //! object is touched. Both change the vault's row version, so that neither can overtake the other.
 
-use std::collections::BTreeSet;
-
 use keyward_model::{ConnectionId, Principal, TenantId};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 
 use crate::{
     aead,
     error::VaultError,
     header::Parameters,
     root::RootKeySource,
-    seal::{self, Place},
+    seal::Place,
     store::{StoreError, TenantKeyRow, TenantKeyState, VaultRow},
     vault::{Vault, audit},
 };
 
-/// How long an empty key is kept after its successor was made.
-const KEPT: Duration = Duration::hours(1);
 /// How often a change is tried that others get in the way of.
 const ATTEMPTS: u32 = 16;
 
@@ -40,8 +36,8 @@ pub struct RotateReport {
     pub resealed: u64,
     /// Old versions that were removed.
     pub removed: Vec<u32>,
-    /// Old versions that are kept: something rests under them, or their successor is less than an hour old.
-    /// The next rotation looks at them again.
+    /// Old versions that are kept because something rests under them: a connection that cannot be opened or was
+    /// written meanwhile, or an authorization that waits for its redirect. The next rotation looks at them again.
     pub kept: Vec<u32>,
     /// Connections whose credential cannot be opened under any key; their owners must connect again.
     pub unreadable: Vec<ConnectionId>,
@@ -49,14 +45,12 @@ pub struct RotateReport {
 
 /// What one look at a connection found.
 enum Resealed {
-    /// It rested under the active key.
-    NotNeeded(u32),
-    /// It was sealed again, under this version.
-    Done(u32),
-    /// It was deleted meanwhile.
-    Gone,
-    /// It cannot be opened; the version that it names, where it names one.
-    Unreadable(Option<u32>),
+    /// It rests under the active key by now, or was deleted.
+    NotNeeded,
+    /// It was sealed again.
+    Done,
+    /// It cannot be opened.
+    Unreadable,
 }
 
 impl Vault {
@@ -64,29 +58,21 @@ impl Vault {
     /// needs any more.
     ///
     /// # Errors
-    /// [`VaultError::TenantUnknown`]; [`VaultError::RootKeyReplaced`]; [`VaultError::Contended`];
-    /// [`VaultError::Store`]. Whatever the error, everything can still be opened, and calling it again
-    /// finishes the work.
+    /// [`VaultError::TenantUnknown`]; [`VaultError::RootKeyReplaced`]; [`VaultError::Newer`] where newer software
+    /// sealed something; [`VaultError::Contended`]; [`VaultError::Store`]. Whatever the error, everything can still
+    /// be opened, and calling it again finishes the work.
     pub async fn rotate(&self, tenant: &TenantId, principal: &Principal) -> Result<RotateReport, VaultError> {
         let version = self.add_key(tenant, principal).await?;
         let mut report =
             RotateReport { version, resealed: 0, removed: Vec::new(), kept: Vec::new(), unreadable: Vec::new() };
-        let mut in_use = BTreeSet::new();
-        for facts in self.store.connections(tenant).await? {
-            match self.reseal(tenant, &facts.id).await? {
-                Resealed::NotNeeded(version) => _ = in_use.insert(version),
-                Resealed::Done(version) => {
-                    in_use.insert(version);
-                    report.resealed += 1;
-                }
-                Resealed::Gone => {}
-                Resealed::Unreadable(version) => {
-                    in_use.extend(version);
-                    report.unreadable.push(facts.id);
-                }
+        for id in self.store.connections_under_other_keys(tenant, version).await? {
+            match self.reseal(tenant, &id).await? {
+                Resealed::NotNeeded => {}
+                Resealed::Done => report.resealed += 1,
+                Resealed::Unreadable => report.unreadable.push(id),
             }
         }
-        self.remove_empty_keys(tenant, &in_use, &mut report).await?;
+        self.remove_empty_keys(tenant, principal, &mut report).await?;
         self.keyring.reload(&*self.store).await?;
         Ok(report)
     }
@@ -118,31 +104,34 @@ impl Vault {
     async fn reseal(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Resealed, VaultError> {
         let object_id = id.to_string();
         for _ in 0..ATTEMPTS {
-            let Some(mut row) = self.store.connection(tenant, id).await? else { return Ok(Resealed::Gone) };
-            let seen = row.facts.row_version;
-            let place = Place::of_credential(tenant, &object_id, seen);
-            let version = seal::key_version(&place, &row.sealed).ok();
-            let active = self.keyring.active_version(tenant)?;
-            if version == Some(active) {
-                return Ok(Resealed::NotNeeded(active));
+            let Some(mut row) = self.store.connection(tenant, id).await? else { return Ok(Resealed::NotNeeded) };
+            if row.sealed.key_version == self.keyring.active_version(tenant)? {
+                return Ok(Resealed::NotNeeded);
             }
+            let seen = row.facts.row_version;
+            let place = Place::of_credential(&row.facts, &object_id);
             let opened = match self.keyring.open_fresh(&*self.store, &place, &row.sealed).await {
                 Ok(opened) => opened,
-                Err(VaultError::Damaged { .. } | VaultError::KeyUnknown { .. } | VaultError::Newer { .. }) => {
-                    return Ok(Resealed::Unreadable(version));
+                Err(VaultError::Damaged { .. } | VaultError::KeyDamaged { .. } | VaultError::KeyUnknown { .. }) => {
+                    // Another rotation may have sealed it again and removed the old key since the row was read.
+                    let now = self.store.connection(tenant, id).await?;
+                    if now.is_some_and(|now| now.facts.row_version == seen) {
+                        return Ok(Resealed::Unreadable);
+                    }
+                    continue;
                 }
                 Err(error) => return Err(error),
             };
             // The row version is part of what is sealed, so a row that is sealed again has a new one.
             row.facts.row_version = seen + 1;
-            let place = Place { row_version: seen + 1, ..place };
-            row.sealed = self.keyring.seal(&place, &opened)?;
+            row.sealed = self.keyring.seal(&Place::of_credential(&row.facts, &object_id), &opened)?;
             match self.store.update_connection(seen, &row, None, None).await {
                 Ok(()) => {
                     self.rows.put(&row);
-                    return Ok(Resealed::Done(seal::key_version(&place, &row.sealed)?));
+                    return Ok(Resealed::Done);
                 }
                 Err(StoreError::Conflict) => {}
+                Err(StoreError::KeyGone) => self.keyring.reload(&*self.store).await?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -152,21 +141,15 @@ impl Vault {
     async fn remove_empty_keys(
         &self,
         tenant: &TenantId,
-        in_use: &BTreeSet<u32>,
+        principal: &Principal,
         report: &mut RotateReport,
     ) -> Result<(), VaultError> {
-        let mut keys = self.store.tenant_keys().await?;
-        keys.retain(|key| key.tenant == *tenant);
-        keys.sort_by_key(|key| key.version);
-        let now = OffsetDateTime::now_utc();
-        for pair in keys.windows(2) {
-            let [old, successor] = pair else { continue };
-            if in_use.contains(&old.version) || successor.created_at + KEPT > now {
-                report.kept.push(old.version);
-            } else {
-                self.store.remove_tenant_key(tenant, old.version).await?;
-                report.removed.push(old.version);
-            }
+        let keys = self.store.tenant_keys().await?;
+        let old = |key: &&TenantKeyRow| key.tenant == *tenant && key.state == TenantKeyState::DecryptOnly;
+        for key in keys.iter().filter(old) {
+            let audit = audit(tenant, principal, &format!("removed key {}", key.version));
+            let is_gone = self.store.remove_tenant_key(tenant, key.version, &audit).await?;
+            if is_gone { &mut report.removed } else { &mut report.kept }.push(key.version);
         }
         Ok(())
     }
@@ -176,10 +159,14 @@ impl Vault {
     ///
     /// # Errors
     /// [`VaultError::Passphrase`], [`VaultError::KeyFile`] or [`VaultError::KeyVariable`] where the new
-    /// source cannot be used; [`VaultError::RootKeyReplaced`]; [`VaultError::Contended`];
+    /// source cannot be used; [`VaultError::SameRootKey`]; [`VaultError::KeyDamaged`] where a tenant key does not
+    /// open and so cannot be wrapped anew; [`VaultError::RootKeyReplaced`]; [`VaultError::Contended`];
     /// [`VaultError::Store`]. Whatever the error, the old key still opens the vault.
     pub async fn rekey(&self, new: &RootKeySource, principal: &Principal) -> Result<(), VaultError> {
         new.check_strength()?;
+        if self.is_root_key(new).await? {
+            return Err(VaultError::SameRootKey { kind: new.kind() });
+        }
         let parameters = Parameters::fresh(new)?;
         let root_key = new.root_key(parameters.derivation, &parameters.salt).await?;
         let old = self.keyring.root();
@@ -201,6 +188,17 @@ impl Vault {
             return Ok(());
         }
         Err(VaultError::Contended { attempts: ATTEMPTS })
+    }
+
+    /// Whether `source` opens the vault already.
+    async fn is_root_key(&self, source: &RootKeySource) -> Result<bool, VaultError> {
+        let header = self.keyring.header();
+        let parameters = Parameters::parse(&header)?;
+        match source.root_key(parameters.derivation, &parameters.salt).await {
+            Ok(key) => Ok(parameters.open(&header, &key).is_ok()),
+            Err(VaultError::WrongSource { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The vault's record, which must still be the one that was unlocked, and then the keys: keys that are

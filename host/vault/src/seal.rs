@@ -20,9 +20,14 @@
 //! 2^31 data keys (NIST SP 800-38D), which at one write a second are 68 years.
 //!
 //! **Associated data.** `bind(purpose, magic, format, algorithm, tenant, object type, object id, field,
-//! version of the tenant key, row version)`, where `bind` puts the length of each part (4 bytes) in front of
-//! it, and purpose is `data key` for the wrapped key and `object` for the object. So a value that is copied
-//! to another row, field or tenant, or put back in its own row after a later write, does not open.
+//! version of the tenant key, row version, digest of the open facts)`, where `bind` puts the length of each part
+//! (4 bytes) in front of it, and purpose is `data key` for the wrapped key and `object` for the object. So a value
+//! that is copied to another row, field or tenant, or put back in its own row after a later write, does not open.
+//!
+//! **Open facts.** What decides where a credential goes rests beside it and can be read by all, but an altered fact
+//! keeps it from opening. For a connection the digest is SHA-256 of `bind(name, provider, method, owner,
+//! bind(scopes), bind(endpoints))`: the owner as `kind:id`, empty where it is the organisation; the granted scopes
+//! in order; each endpoint's name and its URL, by name. For other objects it is 32 zero bytes.
 //!
 //! **Key check.** AES-GCM does not commit to its key: one ciphertext can be made that opens under two keys.
 //! The key check, HKDF-SHA256 of the tenant key with the info `bind("keyward tenant key check", tenant,
@@ -31,13 +36,15 @@
 //! What this does not protect: putting the *whole* database back to an earlier state is not noticed, and
 //! the length of an object, its tenant key's version and the open facts beside it can be seen.
 
-use keyward_model::TenantId;
+use keyward_model::{ConnectionFacts, TenantId};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::{
     aead::{self, KEY, Key, NONCE, TAG},
     error::VaultError,
+    store::Sealed,
 };
 
 const MAGIC: &[u8; 4] = b"KWSO";
@@ -61,12 +68,24 @@ pub(crate) struct Place<'a> {
     pub(crate) field: &'static str,
     /// The version of the row that it is written with; 0 for a record that never changes.
     pub(crate) row_version: u64,
+    /// The digest of the open facts beside it, or [`NO_FACTS`].
+    pub(crate) facts: [u8; 32],
 }
 
+/// In the place of the digest where no open facts are bound.
+pub(crate) const NO_FACTS: [u8; 32] = [0; 32];
+
 impl<'a> Place<'a> {
-    /// The credential of a connection, in the row with that version.
-    pub(crate) fn of_credential(tenant: &'a TenantId, connection: &'a str, row_version: u64) -> Self {
-        Self { tenant, object_type: "connection", object_id: connection, field: "credential", row_version }
+    /// The credential of the connection with these facts and this id, in the row with their version.
+    pub(crate) fn of_credential(facts: &'a ConnectionFacts, id: &'a str) -> Self {
+        Self {
+            tenant: &facts.tenant,
+            object_type: "connection",
+            object_id: id,
+            field: "credential",
+            row_version: facts.row_version,
+            facts: digest(facts),
+        }
     }
 
     fn associated_data(&self, purpose: &str, key_version: u32) -> Vec<u8> {
@@ -81,12 +100,29 @@ impl<'a> Place<'a> {
             self.field.as_bytes(),
             &key_version.to_be_bytes(),
             &self.row_version.to_be_bytes(),
+            &self.facts,
         ])
     }
 
     fn damaged(&self) -> VaultError {
         VaultError::Damaged { what: format!("the {} of {} {}", self.field, self.object_type, self.object_id) }
     }
+}
+
+/// The digest of what decides where a connection's credential goes.
+fn digest(facts: &ConnectionFacts) -> [u8; 32] {
+    let owner = facts.owner.as_ref().map(ToString::to_string).unwrap_or_default();
+    let scopes: Vec<_> = facts.granted_scopes.iter().map(|scope| scope.as_bytes()).collect();
+    let endpoints: Vec<_> = facts.endpoints.iter().flat_map(|(name, url)| [name.as_bytes(), url.as_bytes()]).collect();
+    let bound = aead::bind(&[
+        facts.name.as_str().as_bytes(),
+        facts.provider.as_bytes(),
+        facts.method.as_bytes(),
+        owner.as_bytes(),
+        &aead::bind(&scopes),
+        &aead::bind(&endpoints),
+    ]);
+    Sha256::digest(bound).into()
 }
 
 /// A tenant key, ready for use. The key itself is not kept, only what is derived from it.
@@ -108,17 +144,12 @@ impl TenantKey {
         Self { version, wrap, check }
     }
 
-    /// Its version.
-    pub(crate) fn version(&self) -> u32 {
-        self.version
-    }
-
     /// Seals `plaintext` so that it opens at `place` only.
-    pub(crate) fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Result<Vec<u8>, VaultError> {
+    pub(crate) fn seal(&self, place: &Place<'_>, plaintext: &[u8]) -> Result<Sealed, VaultError> {
         let data_key = aead::random_key()?;
         let key_aad = place.associated_data("data key", self.version);
         let object_aad = place.associated_data("object", self.version);
-        Ok([
+        let bytes = [
             MAGIC.as_slice(),
             &[FORMAT, ALGORITHM],
             &self.version.to_be_bytes(),
@@ -126,13 +157,15 @@ impl TenantKey {
             &aead::seal(&self.wrap, &key_aad, data_key.as_ref())?,
             &aead::seal(&data_key, &object_aad, plaintext)?,
         ]
-        .concat())
+        .concat();
+        Ok(Sealed { key_version: self.version, bytes })
     }
 
     /// Opens what was sealed at `place` under this version of the key.
-    pub(crate) fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, VaultError> {
+    pub(crate) fn open(&self, place: &Place<'_>, sealed: &Sealed) -> Result<Zeroizing<Vec<u8>>, VaultError> {
         let damaged = |_| place.damaged();
         let version = key_version(place, sealed)?;
+        let sealed = &sealed.bytes;
         if version != self.version {
             return Err(VaultError::KeyUnknown { tenant: place.tenant.clone(), version });
         }
@@ -146,8 +179,9 @@ impl TenantKey {
     }
 }
 
-/// The version of the tenant key under which `sealed` rests.
-pub(crate) fn key_version(place: &Place<'_>, sealed: &[u8]) -> Result<u32, VaultError> {
+/// The version of the tenant key under which `sealed` rests, which its bytes and the store must tell alike.
+pub(crate) fn key_version(place: &Place<'_>, sealed: &Sealed) -> Result<u32, VaultError> {
+    let Sealed { key_version, bytes: sealed } = sealed;
     if sealed.len() < OBJECT_AT + NONCE + TAG || !sealed.starts_with(MAGIC) {
         return Err(place.damaged());
     }
@@ -157,20 +191,53 @@ pub(crate) fn key_version(place: &Place<'_>, sealed: &[u8]) -> Result<u32, Vault
     if sealed[5] != ALGORITHM {
         return Err(VaultError::Newer { what: "the algorithm of a sealed object", found: sealed[5], known: ALGORITHM });
     }
-    let mut version = [0; 4];
-    version.copy_from_slice(&sealed[VERSION_AT..CHECK_AT]);
-    Ok(u32::from_be_bytes(version))
+    if sealed[VERSION_AT..CHECK_AT] != key_version.to_be_bytes() {
+        return Err(place.damaged());
+    }
+    Ok(*key_version)
 }
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use keyward_model::{Principal, PrincipalKind};
+
     use super::*;
+    use crate::testing;
 
     const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
     fn tenant(name: &str) -> TenantId {
         name.parse().unwrap()
+    }
+
+    /// The connection `work` in its row version 7, with something of each kind of fact.
+    fn facts() -> ConnectionFacts {
+        ConnectionFacts {
+            method: "oauth2".to_owned(),
+            owner: Some(Principal { kind: PrincipalKind::User, id: "ada".to_owned() }),
+            granted_scopes: ["repo".to_owned(), "read:user".to_owned()].into(),
+            endpoints: [("api".to_owned(), "https://git.example.com".to_owned())].into(),
+            row_version: 7,
+            ..testing::facts("work")
+        }
+    }
+
+    fn place(tenant: &TenantId) -> Place<'_> {
+        Place {
+            tenant,
+            object_type: "connection",
+            object_id: ID,
+            field: "credential",
+            row_version: 7,
+            facts: digest(&facts()),
+        }
+    }
+
+    fn altered(sealed: &Sealed, alter: impl FnOnce(&mut Vec<u8>)) -> Sealed {
+        let mut altered = sealed.clone();
+        alter(&mut altered.bytes);
+        altered
     }
 
     /// The key 00 01 02 .. 1f.
@@ -183,21 +250,22 @@ mod tests {
         let tenant = tenant("default");
         let sealed = hex::decode(
             "4b57534f010100000003b76af5b510bb0e4606098fbe39a8519f8f6623969f90dedb54ab6fa0d297cc48404142434445464748494a\
-             4bbce6d95cc66786aceab60db8b4ed69bc3ac95fdbaebcd9d675b4c2b54f6a91d928f75500993b226d219d954e14078e7150515253\
-             5455565758595a5bc5c5db66115f1b6c5d617e7f157d137626b9bebbc5b0f2bc1f980b938c2d",
+             4bbce6d95cc66786aceab60db8b4ed69bc3ac95fdbaebcd9d675b4c2b54f6a91d90ee322a3a10156afec78b7f3ffd5ad6b50515253\
+             5455565758595a5bc5c5db66115f1b6c5d617e7f157d7da6b8b1c655a782d791336b9e4724bd",
         )
         .unwrap();
-        let opened = key(&tenant, 3).open(&Place::of_credential(&tenant, ID, 7), &sealed).unwrap();
+        let sealed = Sealed { key_version: 3, bytes: sealed };
+        let opened = key(&tenant, 3).open(&Place::of_credential(&facts(), ID), &sealed).unwrap();
         assert_eq!(opened.as_slice(), b"test plaintext");
     }
 
     #[test]
     fn what_is_sealed_opens_at_its_place() {
         let tenant = tenant("default");
-        let place = Place::of_credential(&tenant, ID, 7);
+        let place = place(&tenant);
         for plaintext in [b"".as_slice(), b"canary", &[0; 100_000]] {
             let sealed = key(&tenant, 3).seal(&place, plaintext).unwrap();
-            assert_eq!(sealed.len(), OBJECT_AT + NONCE + plaintext.len() + TAG);
+            assert_eq!(sealed.bytes.len(), OBJECT_AT + NONCE + plaintext.len() + TAG);
             assert_eq!(key_version(&place, &sealed).unwrap(), 3);
             assert_eq!(key(&tenant, 3).open(&place, &sealed).unwrap().as_slice(), plaintext);
         }
@@ -206,8 +274,8 @@ mod tests {
     #[test]
     fn same_object_never_looks_the_same_twice() {
         let tenant = tenant("default");
-        let place = Place::of_credential(&tenant, ID, 7);
-        let [a, b] = [(); 2].map(|()| key(&tenant, 3).seal(&place, b"canary").unwrap());
+        let place = place(&tenant);
+        let [a, b] = [(); 2].map(|()| key(&tenant, 3).seal(&place, b"canary").unwrap().bytes);
         assert_eq!(a[..WRAPPED_AT], b[..WRAPPED_AT]);
         assert_ne!(a[WRAPPED_AT..OBJECT_AT], b[WRAPPED_AT..OBJECT_AT]);
         assert_ne!(a[OBJECT_AT..], b[OBJECT_AT..]);
@@ -216,7 +284,7 @@ mod tests {
     #[test]
     fn object_opens_at_no_other_place() {
         let (tenant, other) = (tenant("default"), tenant("other"));
-        let place = Place::of_credential(&tenant, ID, 7);
+        let place = place(&tenant);
         let sealed = key(&tenant, 3).seal(&place, b"canary").unwrap();
         for elsewhere in [
             Place { tenant: &other, ..place },
@@ -225,6 +293,7 @@ mod tests {
             Place { field: "pending", ..place },
             Place { row_version: 6, ..place },
             Place { row_version: 8, ..place },
+            Place { facts: NO_FACTS, ..place },
             // The same bytes with the border between two parts moved.
             Place { object_id: "", field: "01890a5d-ac96-774b-bcce-b302099a8057credential", ..place },
         ] {
@@ -236,9 +305,44 @@ mod tests {
     }
 
     #[test]
+    fn credential_opens_beside_no_altered_fact_that_decides_where_it_goes() {
+        let sealed = key(&tenant("default"), 3).seal(&Place::of_credential(&facts(), ID), b"canary").unwrap();
+        type Alteration = fn(&mut ConnectionFacts);
+        let alterations: [(&str, Alteration); 10] = [
+            ("name", |facts| facts.name = "other".parse().unwrap()),
+            ("provider", |facts| facts.provider = "http".to_owned()),
+            ("method", |facts| facts.method = "basic".to_owned()),
+            ("no owner", |facts| facts.owner = None),
+            ("another owner", |facts| facts.owner.as_mut().unwrap().id = "eve".to_owned()),
+            ("a scope more", |facts| _ = facts.granted_scopes.insert("admin".to_owned())),
+            ("a scope less", |facts| _ = facts.granted_scopes.pop_last()),
+            ("an endpoint's URL", |facts| *facts.endpoints.get_mut("api").unwrap() = "https://evil.example".to_owned()),
+            ("an endpoint more", |facts| _ = facts.endpoints.insert("z".to_owned(), "https://evil.example".to_owned())),
+            ("no endpoint", |facts| facts.endpoints.clear()),
+        ];
+        for (what, alter) in alterations {
+            let mut altered = facts();
+            alter(&mut altered);
+            let result = key(&altered.tenant, 3).open(&Place::of_credential(&altered, ID), &sealed);
+            assert!(matches!(result, Err(VaultError::Damaged { .. })), "opened beside {what}");
+        }
+    }
+
+    #[test]
+    fn store_that_names_another_key_than_the_bytes_is_damaged() {
+        let tenant = tenant("default");
+        let mut sealed = key(&tenant, 3).seal(&place(&tenant), b"canary").unwrap();
+        sealed.key_version = 4;
+        for version in [3, 4] {
+            let result = key(&tenant, version).open(&place(&tenant), &sealed);
+            assert!(matches!(result, Err(VaultError::Damaged { .. })));
+        }
+    }
+
+    #[test]
     fn object_opens_under_no_other_key() {
         let (tenant, other) = (tenant("default"), tenant("other"));
-        let place = Place::of_credential(&tenant, ID, 7);
+        let place = place(&tenant);
         let sealed = key(&tenant, 3).seal(&place, b"canary").unwrap();
         let random = TenantKey::new(&tenant, 3, &aead::random_key().unwrap());
         assert!(matches!(random.open(&place, &sealed), Err(VaultError::Damaged { .. })));
@@ -249,30 +353,29 @@ mod tests {
     #[test]
     fn parts_of_two_versions_cannot_be_mixed() {
         let tenant = tenant("default");
-        let place = Place::of_credential(&tenant, ID, 7);
+        let place = place(&tenant);
         let [a, b] = [b"canary one", b"canary two"].map(|text| key(&tenant, 3).seal(&place, text).unwrap());
-        let mixed = [&a[..OBJECT_AT], &b[OBJECT_AT..]].concat();
+        let mixed = Sealed { key_version: 3, bytes: [&a.bytes[..OBJECT_AT], &b.bytes[OBJECT_AT..]].concat() };
         assert!(matches!(key(&tenant, 3).open(&place, &mixed), Err(VaultError::Damaged { .. })));
     }
 
     #[test]
     fn every_altered_byte_and_every_cut_is_noticed() {
         let tenant = tenant("default");
-        let place = Place::of_credential(&tenant, ID, 7);
+        let place = place(&tenant);
         let sealed = key(&tenant, 3).seal(&place, b"canary").unwrap();
-        for at in 0..sealed.len() {
+        for at in 0..sealed.bytes.len() {
             for bit in 0..8 {
-                let mut altered = sealed.clone();
-                altered[at] ^= 1 << bit;
+                let altered = altered(&sealed, |bytes| bytes[at] ^= 1 << bit);
                 let error = key(&tenant, 3).open(&place, &altered).unwrap_err();
                 match at {
                     4 | 5 => assert!(matches!(error, VaultError::Newer { .. }), "{error}"),
-                    VERSION_AT..CHECK_AT => assert!(matches!(error, VaultError::KeyUnknown { .. }), "{error}"),
                     _ => assert!(matches!(error, VaultError::Damaged { .. }), "byte {at}: {error}"),
                 }
             }
-            assert!(matches!(key(&tenant, 3).open(&place, &sealed[..at]), Err(VaultError::Damaged { .. })));
+            let cut = altered(&sealed, |bytes| bytes.truncate(at));
+            assert!(matches!(key(&tenant, 3).open(&place, &cut), Err(VaultError::Damaged { .. })));
         }
-        assert!(key(&tenant, 3).open(&place, &[sealed.as_slice(), &[0]].concat()).is_err());
+        assert!(key(&tenant, 3).open(&place, &altered(&sealed, |bytes| bytes.push(0))).is_err());
     }
 }

@@ -15,9 +15,18 @@ pub enum StoreError {
     /// Another record has that name.
     #[error("the name {0:?} is taken")]
     NameTaken(String),
+    /// The tenant key under which a value was sealed was removed meanwhile; read the keys again and seal it anew.
+    #[error("the tenant key under which it was sealed was removed")]
+    KeyGone,
     /// The disk is full.
     #[error("the disk is full; nothing was written")]
     DiskFull,
+    /// Others keep the database busy for longer than their writes should take.
+    #[error("others keep the database busy")]
+    Busy,
+    /// The file of the database is damaged.
+    #[error("the database is damaged: {0}")]
+    Corrupt(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// Anything else that the database says.
     #[error("the database failed: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -56,13 +65,23 @@ pub enum TenantKeyState {
     DecryptOnly,
 }
 
+/// A sealed value and the version of the tenant key under which it rests. The version stands in the bytes as well;
+/// the store keeps it apart, so that no key is removed that something needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sealed {
+    /// The version of the tenant's key.
+    pub key_version: u32,
+    /// The value, in the form that `seal.rs` specifies.
+    pub bytes: Vec<u8>,
+}
+
 /// A connection as it rests: open facts and a sealed credential.
 #[derive(Debug, Clone)]
 pub struct ConnectionRow {
     /// The open facts; `row_version` in them is the version of this row.
     pub facts: ConnectionFacts,
     /// The sealed credential.
-    pub sealed: Vec<u8>,
+    pub sealed: Sealed,
     /// A refresh that was begun and of which no end is recorded (sealed details are in the credential).
     pub refresh: Option<RefreshAttempt>,
 }
@@ -93,14 +112,15 @@ pub struct PendingAuthorization {
     /// In which tenant.
     pub tenant: TenantId,
     /// Verifier, nonce, redirect URI and what is to become of it, sealed.
-    pub sealed: Vec<u8>,
+    pub sealed: Sealed,
     /// When it ends.
     pub expires_at: OffsetDateTime,
 }
 
 /// The vault's tables. Each call is one transaction; a write that names a row version fails with
-/// [`StoreError::Conflict`] where the row has another. An `audit` record is written in the same
-/// transaction as the change that it tells of.
+/// [`StoreError::Conflict`] where the row has another, and one of a sealed value with [`StoreError::KeyGone`]
+/// where its tenant has no key of that version. An `audit` record is written in the same transaction as the
+/// change that it tells of.
 #[async_trait]
 pub trait VaultStore: Send + Sync {
     /// The vault's record, where it was initialised.
@@ -123,14 +143,22 @@ pub trait VaultStore: Send + Sync {
     /// decrypt-only in the same transaction. A conflict where the vault's row version is no longer `seen`:
     /// a key wrapped by a root key that another process has just replaced could never be opened.
     async fn add_tenant_key(&self, seen: u64, key: &TenantKeyRow, audit: &AuditRecord) -> Result<(), StoreError>;
-    /// Removes a decrypt-only key under which nothing rests any more and counts the vault's row version up;
-    /// nothing happens where it is gone. An active key is never removed: a conflict.
-    async fn remove_tenant_key(&self, tenant: &TenantId, version: u32) -> Result<(), StoreError>;
+    /// Removes a decrypt-only key under which nothing rests and counts the vault's row version up; authorizations
+    /// that have ended are removed first. `false` where something rests under it and it is kept; nothing happens
+    /// where it is gone. An active key is never removed: a conflict.
+    async fn remove_tenant_key(&self, tenant: &TenantId, version: u32, audit: &AuditRecord)
+    -> Result<bool, StoreError>;
 
     /// The connections of a tenant, by name.
     async fn connections(&self, tenant: &TenantId) -> Result<Vec<ConnectionFacts>, StoreError>;
     /// One connection.
     async fn connection(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Option<ConnectionRow>, StoreError>;
+    /// The connections of a tenant whose credential rests under another key than that of `version`.
+    async fn connections_under_other_keys(
+        &self,
+        tenant: &TenantId,
+        version: u32,
+    ) -> Result<Vec<ConnectionId>, StoreError>;
     /// One connection's id by its name.
     async fn connection_id(&self, tenant: &TenantId, name: &ConnectionName)
     -> Result<Option<ConnectionId>, StoreError>;
@@ -154,8 +182,9 @@ pub trait VaultStore: Send + Sync {
         audit: &AuditRecord,
     ) -> Result<(), StoreError>;
 
-    /// Takes the lease on a connection's refresh for `ttl`; `None` while another holds it.
-    /// Time is the database's, so that the clocks of several hosts need not agree.
+    /// Takes the lease on a connection's refresh for `ttl`, an hour at most; `None` while another holds it.
+    /// Time is the database's, so that the clocks of several hosts need not agree. A lease that ends in more than
+    /// an hour was taken under a wrong clock and counts as ended.
     async fn lease_refresh(
         &self,
         tenant: &TenantId,

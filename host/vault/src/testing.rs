@@ -17,7 +17,8 @@ use time::OffsetDateTime;
 use crate::{
     root::RootKeySource,
     store::{
-        ConnectionRow, Lease, PendingAuthorization, StoreError, TenantKeyRow, TenantKeyState, VaultRow, VaultStore,
+        ConnectionRow, Lease, PendingAuthorization, Sealed, StoreError, TenantKeyRow, TenantKeyState, VaultRow,
+        VaultStore,
     },
     vault::{Vault, VaultOptions},
     wire::Wire,
@@ -75,6 +76,21 @@ impl Tables {
     }
 }
 
+impl Tables {
+    /// A sealed value rests under a key that is there.
+    fn has_key_of(&self, tenant: &TenantId, sealed: &Sealed) -> Result<(), StoreError> {
+        let there = self.keys.iter().any(|key| key.tenant == *tenant && key.version == sealed.key_version);
+        if there { Ok(()) } else { Err(StoreError::KeyGone) }
+    }
+
+    /// Whether something rests under a key.
+    fn is_used(&self, tenant: &TenantId, version: u32) -> bool {
+        let connections = self.connections.values().map(|row| (&row.facts.tenant, &row.sealed));
+        let pending = self.pending.iter().map(|pending| (&pending.tenant, &pending.sealed));
+        connections.chain(pending).any(|(of, sealed)| of == tenant && sealed.key_version == version)
+    }
+}
+
 fn key(tenant: &TenantId, id: &ConnectionId) -> (String, ConnectionId) {
     (tenant.as_str().to_owned(), *id)
 }
@@ -129,19 +145,41 @@ impl VaultStore for MemoryStore {
         Ok(())
     }
 
-    async fn remove_tenant_key(&self, tenant: &TenantId, version: u32) -> Result<(), StoreError> {
+    async fn remove_tenant_key(
+        &self,
+        tenant: &TenantId,
+        version: u32,
+        audit: &AuditRecord,
+    ) -> Result<bool, StoreError> {
         let mut tables = self.tables();
         let Some(at) = tables.keys.iter().position(|row| row.tenant == *tenant && row.version == version) else {
-            return Ok(());
+            return Ok(true);
         };
         if tables.keys[at].state == TenantKeyState::Active {
             return Err(StoreError::Conflict);
+        }
+        let now = OffsetDateTime::now_utc();
+        tables.pending.retain(|pending| pending.expires_at > now);
+        if tables.is_used(tenant, version) {
+            return Ok(false);
         }
         tables.keys.remove(at);
         if let Some(vault) = &mut tables.vault {
             vault.row_version += 1;
         }
-        Ok(())
+        tables.audit.push(audit.clone());
+        Ok(true)
+    }
+
+    async fn connections_under_other_keys(
+        &self,
+        tenant: &TenantId,
+        version: u32,
+    ) -> Result<Vec<ConnectionId>, StoreError> {
+        let tables = self.tables();
+        let rows = tables.connections.values();
+        let others = rows.filter(|row| row.facts.tenant == *tenant && row.sealed.key_version != version);
+        Ok(others.map(|row| row.facts.id).collect())
     }
 
     async fn connections(&self, tenant: &TenantId) -> Result<Vec<ConnectionFacts>, StoreError> {
@@ -173,6 +211,7 @@ impl VaultStore for MemoryStore {
         {
             return Err(StoreError::NameTaken(facts.name.to_string()));
         }
+        tables.has_key_of(&facts.tenant, &row.sealed)?;
         tables.connections.insert(key(&facts.tenant, &facts.id), row.clone());
         tables.audit.push(audit.clone());
         if let Some(told) = &tables.on_insert {
@@ -200,10 +239,12 @@ impl VaultStore for MemoryStore {
         if lease.is_some() && lease != newest {
             return Err(StoreError::Conflict);
         }
-        match tables.connections.get_mut(&key(&row.facts.tenant, &row.facts.id)) {
-            Some(stored) if stored.facts.row_version == seen => *stored = row.clone(),
-            _ => return Err(StoreError::Conflict),
+        let key = key(&row.facts.tenant, &row.facts.id);
+        if tables.connections.get(&key).is_none_or(|stored| stored.facts.row_version != seen) {
+            return Err(StoreError::Conflict);
         }
+        tables.has_key_of(&row.facts.tenant, &row.sealed)?;
+        tables.connections.insert(key, row.clone());
         tables.audit.extend(audit.cloned());
         Ok(())
     }
@@ -252,6 +293,7 @@ impl VaultStore for MemoryStore {
         let mut tables = self.tables();
         let now = OffsetDateTime::now_utc();
         tables.pending.retain(|other| other.expires_at > now);
+        tables.has_key_of(&pending.tenant, &pending.sealed)?;
         tables.pending.push(pending.clone());
         Ok(())
     }
@@ -261,6 +303,11 @@ impl VaultStore for MemoryStore {
         let at = tables.pending.iter().position(|pending| pending.state_hash == *state_hash);
         Ok(at.map(|at| tables.pending.remove(at)))
     }
+}
+
+/// A record of a change that no test looks at.
+pub(crate) fn audit() -> AuditRecord {
+    crate::vault::audit(&TenantId::default(), &Principal::local_administrator(), "test")
 }
 
 /// A key file in a folder of its own; a file rather than a passphrase, because that takes no time to derive.

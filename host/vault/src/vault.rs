@@ -108,8 +108,8 @@ impl Vault {
     /// # Errors
     /// [`VaultError::NotInitialised`]; [`VaultError::WrongKey`] or [`VaultError::WrongSource`] where it is
     /// not the key that the vault was initialised with; [`VaultError::Newer`] where newer software wrote the
-    /// vault; [`VaultError::Damaged`] and [`VaultError::WeakDerivation`] where its record was altered; the
-    /// errors of the source.
+    /// vault; [`VaultError::Damaged`] and [`VaultError::WeakDerivation`] where its record was altered;
+    /// [`VaultError::KeyDamaged`] where not one tenant key opens; the errors of the source.
     pub async fn unlock(
         store: Arc<dyn VaultStore>,
         source: &RootKeySource,
@@ -129,6 +129,12 @@ impl Vault {
             turns: Arc::default(),
             clock: Clock::default(),
         })
+    }
+
+    /// What is wrong with each tenant key that does not open. Such a key does not keep the vault from being unlocked
+    /// as long as another one opens; what rests under it cannot be used.
+    pub fn damaged_keys(&self) -> Vec<VaultError> {
+        self.keyring.faults()
     }
 
     /// What can be told about the vault without its key.

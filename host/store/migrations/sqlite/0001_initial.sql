@@ -2,7 +2,8 @@
 --   * ids are text as people see them; a principal is two columns, its kind and its id;
 --   * times are whole microseconds since 1970-01-01T00:00:00Z, so that they compare and sort as numbers;
 --   * structured values are JSON text; sealed values are bytes that only the vault can read;
---   * every record has its tenant; every table is STRICT, so that a value of another type is refused.
+--   * every record has its tenant, where it is not part of another that has it; every table is STRICT, so that
+--     a value of another type is refused.
 -- A migration that was released is never changed: its checksum is kept in the database.
 
 -- 'Keyw', so that a file of another program is told apart before anything is written to it.
@@ -53,6 +54,8 @@ CREATE TABLE connections (
     updated_at INTEGER NOT NULL,
     row_version INTEGER NOT NULL,
     sealed BLOB NOT NULL,
+    -- The tenant key under which `sealed` rests, which is not removed as long as something does.
+    key_version INTEGER NOT NULL,
     -- The write-ahead mark of a refresh.
     refresh_id TEXT,
     refresh_token_fingerprint BLOB,
@@ -61,15 +64,22 @@ CREATE TABLE connections (
     lease_fence INTEGER NOT NULL DEFAULT 0,
     lease_until INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, id),
-    CONSTRAINT connection_name UNIQUE (tenant, name)
+    CONSTRAINT connection_name UNIQUE (tenant, name),
+    FOREIGN KEY (tenant, key_version) REFERENCES tenant_keys (tenant, version)
 ) STRICT;
+
+CREATE INDEX connections_by_key ON connections (tenant, key_version);
 
 CREATE TABLE pending_authorizations (
     state_hash BLOB NOT NULL PRIMARY KEY,
     tenant TEXT NOT NULL,
     sealed BLOB NOT NULL,
-    expires_at INTEGER NOT NULL
+    key_version INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    FOREIGN KEY (tenant, key_version) REFERENCES tenant_keys (tenant, version)
 ) STRICT;
+
+CREATE INDEX pending_authorizations_by_key ON pending_authorizations (tenant, key_version);
 
 CREATE INDEX pending_authorizations_by_end ON pending_authorizations (expires_at);
 

@@ -103,6 +103,21 @@ pub(crate) async fn a_record_is_not_written_twice<D: Database>(database: D) {
     assert_eq!(database.audit(&store, &tenant("default"), &AuditFilter::default()).await.len(), 1);
 }
 
+pub(crate) async fn a_record_that_cannot_be_written_takes_none_of_the_others_with_it<D: Database>(database: D) {
+    let store = database.open().await;
+    let first = full();
+    store.record(first.clone()).await.unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for number in 0..10 {
+        let (store, record) = (store.clone(), if number == 4 { first.clone() } else { full() });
+        writers.spawn(async move { (number, store.record(record).await.is_ok()) });
+    }
+    for (number, is_written) in writers.join_all().await {
+        assert_eq!(is_written, number != 4, "{number}");
+    }
+    assert_eq!(database.audit(&store, &tenant("default"), &AuditFilter::default()).await.len(), 10);
+}
+
 pub(crate) async fn records_of_many_callers_are_all_there_when_they_are_told<D: Database>(database: D) {
     let store = database.open().await;
     let mut writers = tokio::task::JoinSet::new();

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::{Database, NOON, tenant, user};
 
 const LONG: Duration = Duration::from_secs(3600);
+const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 /// A new run.
 pub(crate) fn run(tenant: &TenantId) -> RunRecord {
@@ -176,6 +177,17 @@ pub(crate) async fn a_renewed_lease_lasts<D: Database>(database: D) {
     assert!(matches!(store.claim(&tenant, &run, LONG).await, Err(JournalError::Leased { .. })));
     store.renew(&run, lease, Duration::ZERO).await.unwrap();
     store.claim(&tenant, &run, LONG).await.unwrap();
+}
+
+pub(crate) async fn a_lease_of_a_wrong_clock_is_overtaken<D: Database>(database: D) {
+    let (store, tenant, run) = created(&database).await;
+    // However long a lease is asked for, it is no longer than one that counts.
+    let first = store.claim(&tenant, &run, TEN_YEARS).await.unwrap().lease;
+    assert!(matches!(store.claim(&tenant, &run, LONG).await, Err(JournalError::Leased { .. })));
+    database.postpone_leases(TEN_YEARS).await;
+    store.claim(&tenant, &run, LONG).await.unwrap();
+    assert!(matches!(store.renew(&run, first, LONG).await, Err(JournalError::Fenced(_))));
+    assert!(matches!(store.claim(&tenant, &run, LONG).await, Err(JournalError::Leased { .. })));
 }
 
 pub(crate) async fn a_stale_release_changes_nothing<D: Database>(database: D) {

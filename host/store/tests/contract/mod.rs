@@ -6,6 +6,8 @@ pub(crate) mod journal;
 pub(crate) mod plugins;
 pub(crate) mod vault;
 
+use std::time::Duration;
+
 use keyward_egress::AuditSink;
 use keyward_flow::Journal;
 use keyward_model::{AuditEvent, AuditRecord, Principal, PrincipalKind, TenantId};
@@ -23,6 +25,9 @@ pub(crate) trait Database {
     /// Another handle on the database, as another process would have it.
     async fn open(&self) -> Self::Store;
 
+    /// Moves the ends of all leases into the future, as if they had been taken under a clock that was so far ahead.
+    async fn postpone_leases(&self, by: Duration);
+
     /// Reads the audit trail.
     async fn audit(&self, store: &Self::Store, tenant: &TenantId, filter: &AuditFilter) -> Vec<AuditRecord>;
 }
@@ -37,6 +42,8 @@ macro_rules! each_test {
                 a_new_active_key_makes_the_others_decrypt_only,
                 a_key_is_not_added_over_a_vault_that_has_changed,
                 only_a_decrypt_only_key_is_removed,
+                a_key_that_something_rests_under_is_not_removed,
+                nothing_is_written_under_a_key_that_is_gone,
                 a_connection_reads_back_as_written,
                 a_name_belongs_to_one_connection_of_a_tenant,
                 a_write_over_a_changed_record_is_a_conflict,
@@ -45,6 +52,7 @@ macro_rules! each_test {
                 a_refresh_is_leased_to_one_at_a_time,
                 a_lease_that_was_overtaken_cannot_write,
                 an_ended_lease_is_overtaken,
+                a_lease_of_a_wrong_clock_is_overtaken,
                 a_waiting_authorization_is_taken_once,
                 ended_authorizations_are_cleared,
                 a_refused_change_leaves_no_audit_record,
@@ -58,6 +66,7 @@ macro_rules! each_test {
                 a_claimed_run_is_not_claimed_again_until_it_is_released,
                 an_ended_lease_is_overtaken_and_its_holder_fenced,
                 a_renewed_lease_lasts,
+                a_lease_of_a_wrong_clock_is_overtaken,
                 a_stale_release_changes_nothing,
                 of_claims_at_once_one_wins,
                 runs_are_listed_newest_first_and_by_tenant,
@@ -67,6 +76,7 @@ macro_rules! each_test {
                 a_filter_narrows_and_the_newest_are_kept,
                 tenants_see_their_own_records,
                 a_record_is_not_written_twice,
+                a_record_that_cannot_be_written_takes_none_of_the_others_with_it,
                 records_of_many_callers_are_all_there_when_they_are_told,
                 a_record_is_written_although_its_caller_goes_away,
             ],

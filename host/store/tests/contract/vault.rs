@@ -8,7 +8,7 @@ use std::{
 use keyward_model::{ConnectionFacts, ConnectionId, ConnectionState, TenantId};
 use keyward_vault::{
     StoreError, VaultStore,
-    store::{ConnectionRow, PendingAuthorization, RefreshAttempt, TenantKeyRow, TenantKeyState},
+    store::{ConnectionRow, PendingAuthorization, RefreshAttempt, Sealed, TenantKeyRow, TenantKeyState},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -16,11 +16,29 @@ use uuid::Uuid;
 use super::{Database, NOON, changes, record, tenant, user};
 
 const LONG: Duration = Duration::from_secs(3600);
+const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 86_400);
 
 fn key(tenant: &TenantId, version: u32, state: TenantKeyState) -> TenantKeyRow {
     TenantKeyRow { tenant: tenant.clone(), version, state, wrapped: vec![version as u8; 48], created_at: NOON }
 }
 
+/// A vault in which each of `tenants` has a key of version 1.
+pub(crate) async fn with_keys(store: &impl VaultStore, tenants: &[&TenantId]) {
+    for (seen, tenant) in tenants.iter().enumerate() {
+        let key = key(tenant, 1, TenantKeyState::Active);
+        match seen {
+            // These records are of a tenant that no test looks at.
+            0 => store.create_vault(b"header", &key, &record(&super::tenant("any"), "created")).await.unwrap(),
+            seen => store.add_tenant_key(seen as u64, &key, &record(&super::tenant("any"), "added")).await.unwrap(),
+        }
+    }
+}
+
+fn sealed(key_version: u32, bytes: &[u8]) -> Sealed {
+    Sealed { key_version, bytes: bytes.to_vec() }
+}
+
+/// A connection that rests under key version 1.
 pub(crate) fn connection(tenant: &TenantId, name: &str) -> ConnectionRow {
     ConnectionRow {
         facts: ConnectionFacts {
@@ -40,7 +58,7 @@ pub(crate) fn connection(tenant: &TenantId, name: &str) -> ConnectionRow {
             updated_at: NOON,
             row_version: 1,
         },
-        sealed: vec![0, 1, 254, 255],
+        sealed: sealed(1, &[0, 1, 254, 255]),
         refresh: None,
     }
 }
@@ -132,16 +150,70 @@ pub(crate) async fn only_a_decrypt_only_key_is_removed<D: Database>(database: D)
     let (store, tenant) = (database.open().await, tenant("default"));
     store.create_vault(b"h", &key(&tenant, 1, TenantKeyState::Active), &record(&tenant, "created")).await.unwrap();
     store.add_tenant_key(1, &key(&tenant, 2, TenantKeyState::Active), &record(&tenant, "rotated")).await.unwrap();
-    assert!(is_conflict(store.remove_tenant_key(&tenant, 2).await));
-    store.remove_tenant_key(&tenant, 1).await.unwrap();
+    let remove = async |version| store.remove_tenant_key(&tenant, version, &record(&tenant, "removed")).await;
+    assert!(is_conflict(remove(2).await));
+    assert!(remove(1).await.unwrap());
     assert_eq!(store.vault().await.unwrap().unwrap().row_version, 3);
-    store.remove_tenant_key(&tenant, 1).await.unwrap();
+    assert!(remove(1).await.unwrap(), "it is gone");
     assert_eq!(store.vault().await.unwrap().unwrap().row_version, 3, "nothing happened");
     assert_eq!(store.tenant_keys().await.unwrap(), [key(&tenant, 2, TenantKeyState::Active)]);
+    assert_eq!(changes(&database, &store, &tenant).await, ["created", "rotated", "removed"]);
+}
+
+/// Two keys, of which the second is active.
+async fn rotated<D: Database>(database: &D) -> (D::Store, TenantId) {
+    let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
+    store.add_tenant_key(1, &key(&tenant, 2, TenantKeyState::Active), &record(&tenant, "rotated")).await.unwrap();
+    (store, tenant)
+}
+
+pub(crate) async fn a_key_that_something_rests_under_is_not_removed<D: Database>(database: D) {
+    let (store, tenant) = rotated(&database).await;
+    let (row, later) = (connection(&tenant, "github"), OffsetDateTime::now_utc() + LONG);
+    store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
+    store.put_pending(&pending(1, later)).await.unwrap();
+    store.put_pending(&pending(2, OffsetDateTime::now_utc() - LONG)).await.unwrap();
+    let remove = async || store.remove_tenant_key(&tenant, 1, &record(&tenant, "removed")).await.unwrap();
+    assert!(!remove().await);
+    assert_eq!(store.connections_under_other_keys(&tenant, 2).await.unwrap(), [row.facts.id]);
+    assert_eq!(store.connections_under_other_keys(&tenant, 1).await.unwrap(), []);
+
+    let mut moved = next(&row);
+    moved.sealed.key_version = 2;
+    store.update_connection(1, &moved, None, None).await.unwrap();
+    assert_eq!(store.connections_under_other_keys(&tenant, 2).await.unwrap(), []);
+    assert!(!remove().await, "an authorization waits");
+    assert!(store.take_pending(&[1; 32]).await.unwrap().is_some());
+    assert!(remove().await, "the other authorization has ended");
+    assert_eq!(store.tenant_keys().await.unwrap().len(), 1);
+    assert_eq!(changes(&database, &store, &tenant).await, ["rotated", "created", "removed"]);
+}
+
+pub(crate) async fn nothing_is_written_under_a_key_that_is_gone<D: Database>(database: D) {
+    let (store, tenant) = rotated(&database).await;
+    let mut kept = connection(&tenant, "kept");
+    kept.sealed.key_version = 2;
+    store.insert_connection(&kept, &record(&tenant, "created")).await.unwrap();
+    assert!(store.remove_tenant_key(&tenant, 1, &record(&tenant, "removed")).await.unwrap());
+
+    let late = connection(&tenant, "late");
+    let mut back = next(&kept);
+    back.sealed.key_version = 1;
+    for refused in [
+        store.insert_connection(&late, &record(&tenant, "refused")).await,
+        store.update_connection(1, &back, None, Some(&record(&tenant, "refused"))).await,
+        store.put_pending(&pending(1, OffsetDateTime::now_utc() + LONG)).await,
+    ] {
+        assert!(matches!(refused, Err(StoreError::KeyGone)), "{refused:?}");
+    }
+    assert_eq!(store.connections(&tenant).await.unwrap(), [kept.facts]);
+    assert_eq!(changes(&database, &store, &tenant).await, ["rotated", "created", "removed"]);
 }
 
 pub(crate) async fn a_connection_reads_back_as_written<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let plain = connection(&tenant, "plain");
     let mut full = connection(&tenant, "full");
     full.facts.owner = Some(user("ada"));
@@ -174,6 +246,7 @@ pub(crate) async fn a_connection_reads_back_as_written<D: Database>(database: D)
 
 pub(crate) async fn a_name_belongs_to_one_connection_of_a_tenant<D: Database>(database: D) {
     let (store, one, two) = (database.open().await, tenant("one"), tenant("two"));
+    with_keys(&store, &[&one, &two]).await;
     let first = connection(&one, "github");
     store.insert_connection(&first, &record(&one, "created")).await.unwrap();
     let taken = store.insert_connection(&connection(&one, "github"), &record(&one, "refused")).await;
@@ -197,21 +270,23 @@ pub(crate) async fn a_name_belongs_to_one_connection_of_a_tenant<D: Database>(da
 
 pub(crate) async fn a_write_over_a_changed_record_is_a_conflict<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let first = connection(&tenant, "github");
     assert!(is_conflict(store.update_connection(1, &next(&first), None, None).await), "there is none");
     store.insert_connection(&first, &record(&tenant, "created")).await.unwrap();
     let mut second = next(&first);
-    second.sealed = b"second".to_vec();
+    second.sealed.bytes = b"second".to_vec();
     store.update_connection(1, &second, None, Some(&record(&tenant, "refreshed"))).await.unwrap();
     let stale = store.update_connection(1, &next(&first), None, Some(&record(&tenant, "stale"))).await;
     assert!(is_conflict(stale));
     assert!(is_conflict(store.delete_connection(&tenant, &first.facts.id, 1, &record(&tenant, "stale")).await));
-    assert_eq!(store.connection(&tenant, &first.facts.id).await.unwrap().unwrap().sealed, b"second");
+    assert_eq!(store.connection(&tenant, &first.facts.id).await.unwrap().unwrap().sealed.bytes, b"second");
     assert_eq!(changes(&database, &store, &tenant).await, ["created", "refreshed"]);
 }
 
 pub(crate) async fn of_writers_that_saw_the_same_version_one_wins<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let first = connection(&tenant, "github");
     store.insert_connection(&first, &record(&tenant, "created")).await.unwrap();
     let mut writers = Vec::new();
@@ -231,6 +306,7 @@ pub(crate) async fn of_writers_that_saw_the_same_version_one_wins<D: Database>(d
 
 pub(crate) async fn a_deleted_connection_is_gone_and_its_name_free<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let first = connection(&tenant, "github");
     store.insert_connection(&first, &record(&tenant, "created")).await.unwrap();
     store.delete_connection(&tenant, &first.facts.id, 1, &record(&tenant, "deleted")).await.unwrap();
@@ -242,6 +318,7 @@ pub(crate) async fn a_deleted_connection_is_gone_and_its_name_free<D: Database>(
 
 pub(crate) async fn a_refresh_is_leased_to_one_at_a_time<D: Database>(database: D) {
     let (store, other, tenant) = (database.open().await, database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let row = connection(&tenant, "github");
     let id = row.facts.id;
     assert!(is_conflict(store.lease_refresh(&tenant, &id, LONG).await), "waiting for what is gone would never end");
@@ -260,6 +337,7 @@ pub(crate) async fn a_refresh_is_leased_to_one_at_a_time<D: Database>(database: 
 
 pub(crate) async fn a_lease_that_was_overtaken_cannot_write<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let row = connection(&tenant, "github");
     store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
     let first = store.lease_refresh(&tenant, &row.facts.id, Duration::ZERO).await.unwrap().unwrap();
@@ -270,6 +348,7 @@ pub(crate) async fn a_lease_that_was_overtaken_cannot_write<D: Database>(databas
 
 pub(crate) async fn an_ended_lease_is_overtaken<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let row = connection(&tenant, "github");
     store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
     let ended = store.lease_refresh(&tenant, &row.facts.id, Duration::ZERO).await.unwrap().unwrap();
@@ -279,24 +358,40 @@ pub(crate) async fn an_ended_lease_is_overtaken<D: Database>(database: D) {
     assert_eq!(overtaking.fence, ended.fence + 1);
 }
 
+pub(crate) async fn a_lease_of_a_wrong_clock_is_overtaken<D: Database>(database: D) {
+    let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
+    let row = connection(&tenant, "github");
+    store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
+    // However long a lease is asked for, it is no longer than one that counts.
+    let first = store.lease_refresh(&tenant, &row.facts.id, TEN_YEARS).await.unwrap().unwrap();
+    assert_eq!(store.lease_refresh(&tenant, &row.facts.id, LONG).await.unwrap(), None);
+    database.postpone_leases(TEN_YEARS).await;
+    let second = store.lease_refresh(&tenant, &row.facts.id, LONG).await.unwrap().unwrap();
+    assert_eq!(second.fence, first.fence + 1);
+    assert_eq!(store.lease_refresh(&tenant, &row.facts.id, LONG).await.unwrap(), None);
+}
+
 fn pending(hash: u8, expires_at: OffsetDateTime) -> PendingAuthorization {
-    PendingAuthorization { state_hash: [hash; 32], tenant: tenant("default"), sealed: vec![hash], expires_at }
+    PendingAuthorization { state_hash: [hash; 32], tenant: tenant("default"), sealed: sealed(1, &[hash]), expires_at }
 }
 
 pub(crate) async fn a_waiting_authorization_is_taken_once<D: Database>(database: D) {
     let (store, other) = (database.open().await, database.open().await);
+    with_keys(&store, &[&tenant("default")]).await;
     let later = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap() + LONG;
     store.put_pending(&pending(1, later)).await.unwrap();
     assert!(is_conflict(store.put_pending(&pending(1, later)).await));
     let (first, second) = tokio::join!(store.take_pending(&[1; 32]), other.take_pending(&[1; 32]));
     let taken: Vec<_> = [first.unwrap(), second.unwrap()].into_iter().flatten().collect();
     assert_eq!(taken.len(), 1);
-    assert_eq!((taken[0].sealed.as_slice(), taken[0].expires_at), (&[1][..], later));
+    assert_eq!((&taken[0].sealed, taken[0].expires_at), (&sealed(1, &[1]), later));
     assert!(store.take_pending(&[2; 32]).await.unwrap().is_none());
 }
 
 pub(crate) async fn ended_authorizations_are_cleared<D: Database>(database: D) {
     let store = database.open().await;
+    with_keys(&store, &[&tenant("default")]).await;
     let now = OffsetDateTime::now_utc();
     store.put_pending(&pending(1, now - LONG)).await.unwrap();
     store.put_pending(&pending(2, now + LONG)).await.unwrap();
@@ -307,6 +402,7 @@ pub(crate) async fn ended_authorizations_are_cleared<D: Database>(database: D) {
 
 pub(crate) async fn a_refused_change_leaves_no_audit_record<D: Database>(database: D) {
     let (store, tenant) = (database.open().await, tenant("default"));
+    with_keys(&store, &[&tenant]).await;
     let row = connection(&tenant, "github");
     store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
     let mut skipping = next(&row);

@@ -6,6 +6,8 @@ mod contract;
 mod opening;
 mod processes;
 
+use std::time::Duration;
+
 use contract::Database;
 use keyward_model::{AuditRecord, TenantId};
 use keyward_store::{AuditFilter, Store};
@@ -18,6 +20,16 @@ impl Database for Sqlite {
 
     async fn open(&self) -> Store {
         Store::open(&self.0.path().join("keyward.db")).await.unwrap()
+    }
+
+    async fn postpone_leases(&self, by: Duration) {
+        for sql in [
+            "UPDATE connections SET lease_until = lease_until + ?1",
+            "UPDATE run_states SET lease_until = lease_until + ?1",
+        ] {
+            let mut raw = opening::raw(&self.0.path().join("keyward.db")).await;
+            sqlx::query(sql).bind(by.as_micros() as i64).execute(&mut raw).await.unwrap();
+        }
     }
 
     async fn audit(&self, store: &Store, tenant: &TenantId, filter: &AuditFilter) -> Vec<AuditRecord> {

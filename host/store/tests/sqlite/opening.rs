@@ -7,11 +7,12 @@ use std::{
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use keyward_egress::AuditSink as _;
 use keyward_store::{AuditFilter, DatabaseError, OpenError, Store};
-use keyward_vault::VaultStore as _;
+use keyward_vault::{VaultStore as _, store::ConnectionRow};
 use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tempfile::TempDir;
 
@@ -25,7 +26,7 @@ fn database(folder: &TempDir) -> PathBuf {
 }
 
 /// The file as any program sees it that is not ours.
-async fn raw(path: &Path) -> SqliteConnection {
+pub(crate) async fn raw(path: &Path) -> SqliteConnection {
     SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path).create_if_missing(true)).await.unwrap()
 }
 
@@ -68,9 +69,19 @@ async fn a_database_that_others_could_read_is_closed_to_them() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
     made(&path).await;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    // A copy that was made while another process wrote has a write-ahead log beside it.
+    let writing = Store::open(&path).await.unwrap();
+    writing.record(record(&tenant("default"), "made")).await.unwrap();
+    let files: Vec<PathBuf> =
+        fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 4, "{files:?}");
+    for file in &files {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+    }
     let _store = Store::open(&path).await.unwrap();
-    assert_eq!(mode(&path), 0o600);
+    for file in &files {
+        assert_eq!(mode(file), 0o600, "{}", file.display());
+    }
 }
 
 #[tokio::test]
@@ -91,11 +102,11 @@ async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
     let stamped = folder.path().join("stamped.db");
     execute(&stamped, "PRAGMA application_id = 42; VACUUM").await.unwrap();
     for path in [text, foreign, stamped] {
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         let before = fs::read(&path).unwrap();
         let error = Store::open(&path).await.unwrap_err();
         assert!(matches!(error, OpenError::NotOurs(_)), "{}: {error}", path.display());
-        assert_eq!(fs::read(&path).unwrap(), before);
+        assert_eq!((fs::read(&path).unwrap(), mode(&path)), (before, 0o644));
     }
     assert!(matches!(Store::open(folder.path()).await, Err(OpenError::NotOurs(_))), "a folder");
 }
@@ -148,11 +159,16 @@ async fn damage_below_the_surface_is_told_when_it_is_met() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);
     made(&path).await;
-    // Every page but the first, which has the schema.
+    // The page where the records begin. What opening reads is whole.
+    let (root, size): (i64, i64) =
+        sqlx::query_as("SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = 'audit_records'")
+            .fetch_one(&mut raw(&path).await)
+            .await
+            .unwrap();
     let mut bytes = fs::read(&path).unwrap();
-    bytes[4096..].fill(0xff);
+    bytes[((root - 1) * size) as usize..(root * size) as usize].fill(0xff);
     fs::write(&path, bytes).unwrap();
-    let Ok(store) = Store::open(&path).await else { return };
+    let store = Store::open(&path).await.unwrap();
     let error = store.audit_records(&tenant("default"), &AuditFilter::default()).await.unwrap_err();
     assert!(matches!(error, DatabaseError::Corrupt(_)), "{error}");
 }
@@ -201,20 +217,87 @@ async fn what_was_deleted_is_not_to_be_found_in_the_files() {
     let path = database(&folder);
     let store = Store::open(&path).await.unwrap();
     let tenant = tenant("default");
-    let canary = b"canary-of-the-sealed-credential";
-    let mut row = contract::vault::connection(&tenant, "github");
-    // Longer than a page, so that it has pages of its own.
-    row.sealed = canary.repeat(300);
-    store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
-    let found = || {
-        fs::read_dir(path.parent().unwrap())
-            .unwrap()
-            .map(|entry| fs::read(entry.unwrap().path()).unwrap())
-            .any(|bytes| bytes.windows(canary.len()).any(|window| window == canary))
-    };
-    assert!(found(), "the search finds what is there");
+    let row = canary(&store).await;
+    assert!(is_found(&path), "the search finds what is there");
     store.delete_connection(&tenant, &row.facts.id, 1, &record(&tenant, "deleted")).await.unwrap();
-    assert!(!found());
+    assert!(!is_found(&path));
+}
+
+const CANARY: &[u8] = b"canary-of-the-sealed-credential";
+
+/// A connection whose credential is longer than a page, so that it has pages of its own.
+async fn canary(store: &Store) -> ConnectionRow {
+    let tenant = tenant("default");
+    contract::vault::with_keys(store, &[&tenant]).await;
+    let mut row = contract::vault::connection(&tenant, "github");
+    row.sealed.bytes = CANARY.repeat(300);
+    store.insert_connection(&row, &record(&tenant, "created")).await.unwrap();
+    row
+}
+
+/// Whether the canary is in one of the files.
+fn is_found(path: &Path) -> bool {
+    let files = fs::read_dir(path.parent().unwrap()).unwrap();
+    let mut bytes = files.map(|entry| fs::read(entry.unwrap().path()).unwrap());
+    bytes.any(|bytes| bytes.windows(CANARY.len()).any(|window| window == CANARY))
+}
+
+/// A transaction of another process, begun with `sql`.
+async fn held(path: &Path, sql: &'static str) -> SqliteConnection {
+    let mut other = raw(path).await;
+    sqlx::raw_sql(sql).execute(&mut other).await.unwrap();
+    other
+}
+
+const SOON: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn deleting_waits_for_no_reader_and_is_forgotten_when_the_reader_has_ended() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let (store, other) = (Store::open(&path).await.unwrap(), Store::open(&path).await.unwrap());
+    let tenant = tenant("default");
+    let row = canary(&store).await;
+    let reader = held(&path, "BEGIN; SELECT count(*) FROM connections").await;
+
+    let audit = record(&tenant, "deleted");
+    let deleting = store.delete_connection(&tenant, &row.facts.id, 1, &audit);
+    tokio::time::timeout(SOON, deleting).await.expect("it waits for the reader").unwrap();
+    let writing = other.record(record(&tenant, "written"));
+    tokio::time::timeout(SOON, writing).await.expect("it waits for the deletion").unwrap();
+    assert!(is_found(&path), "the reader still sees it");
+
+    reader.close().await.unwrap();
+    store.record(record(&tenant, "written")).await.unwrap();
+    assert!(!is_found(&path));
+}
+
+#[tokio::test]
+async fn what_a_reader_has_kept_is_forgotten_when_the_store_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    // Another process, so that closing is not the last one's, which empties the log anyhow.
+    let (store, _other) = (Store::open(&path).await.unwrap(), Store::open(&path).await.unwrap());
+    let row = canary(&store).await;
+    let reader = held(&path, "BEGIN; SELECT count(*) FROM connections").await;
+    let audit = record(&row.facts.tenant, "deleted");
+    store.delete_connection(&row.facts.tenant, &row.facts.id, 1, &audit).await.unwrap();
+    reader.close().await.unwrap();
+    store.close().await;
+    assert!(!is_found(&path));
+}
+
+#[tokio::test]
+async fn opening_and_reading_wait_for_no_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    made(&path).await;
+    let _writer = held(&path, "BEGIN IMMEDIATE").await;
+    let reading = async {
+        let store = Store::open(&path).await.unwrap();
+        store.audit_records(&tenant("default"), &AuditFilter::default()).await.unwrap()
+    };
+    assert_eq!(tokio::time::timeout(SOON, reading).await.expect("it waits for the writer").len(), 1);
 }
 
 #[tokio::test]

@@ -351,10 +351,10 @@ async fn connection_that_changed_since_the_permit_is_refused() {
     let world = World::new().await;
     let facts = world.connect().await;
     let rules = rules("oidc", Some(bearer()), &["read"]);
-    let set = |changed: ConnectionFacts| {
-        world.store.tables().connections.values_mut().next().unwrap().facts = changed;
-        // As after the second in which a row is taken as it was.
-        world.vault.rows.forget(&facts.tenant, &facts.id);
+    let set = async |changed: ConnectionFacts| {
+        let mut opened = world.vault.read(&facts.tenant, &facts.id).await.unwrap();
+        opened.row.facts = ConnectionFacts { row_version: opened.row.facts.row_version, ..changed };
+        world.vault.write(&mut opened, None, None).await.unwrap();
     };
     let endpoints = BTreeMap::from([("api".to_owned(), "https://other.example".to_owned())]);
     for (changed, reason) in [
@@ -363,7 +363,7 @@ async fn connection_that_changed_since_the_permit_is_refused() {
         (ConnectionFacts { endpoints, ..facts.clone() }, Reason::HostNotAllowed),
     ] {
         let permit = permit_of(&rules, &facts, "GET", Body::Empty);
-        set(changed);
+        set(changed).await;
         let error = world.vault.apply(permit, LIMITS).await.unwrap_err();
         assert_eq!((error.reason, error.sent), (reason, Sent::No));
     }

@@ -8,15 +8,19 @@ use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 use url::{Host, Url};
 
-use super::{ConnectionError, NewConnection, Opened, check_scopes, client_of, row::Identity, unsuitable};
+use super::{
+    ConnectionError, NewConnection, Opened, check_scopes, client_of,
+    row::{ATTEMPTS, Identity},
+    unsuitable,
+};
 use crate::{
     credential::{Client, Credential, Endpoints, optional_text, to_json},
     error::VaultError,
     oauth::discover,
     provider::{ClientAuthentication, ConnectionMethod, Provider, Revocation},
-    seal::Place,
+    seal::{NO_FACTS, Place},
     secret::Secret,
-    store::PendingAuthorization,
+    store::{PendingAuthorization, StoreError},
     vault::Vault,
 };
 
@@ -59,7 +63,7 @@ impl fmt::Debug for AuthorizationStart {
 impl Pending {
     /// Where a pending authorization rests.
     pub(super) fn place<'a>(tenant: &'a keyward_model::TenantId, id: &'a str) -> Place<'a> {
-        Place { tenant, object_type: "authorization", object_id: id, field: "pending", row_version: 0 }
+        Place { tenant, object_type: "authorization", object_id: id, field: "pending", row_version: 0, facts: NO_FACTS }
     }
 }
 
@@ -152,9 +156,19 @@ impl Vault {
             requested,
         };
         let id = hex::encode(state_hash);
-        let sealed = self.keyring.seal_fresh(&*self.store, &Pending::place(&tenant, &id), &to_json(&pending)?).await?;
-        self.store.put_pending(&PendingAuthorization { state_hash, tenant, sealed, expires_at }).await?;
-        Ok(AuthorizationStart { url, state: state.into_secret(), expires_at })
+        let (place, json) = (Pending::place(&tenant, &id), to_json(&pending)?);
+        for _ in 0..ATTEMPTS {
+            let sealed = self.keyring.seal_fresh(&*self.store, &place, &json).await?;
+            let pending = PendingAuthorization { state_hash, tenant: tenant.clone(), sealed, expires_at };
+            match self.store.put_pending(&pending).await {
+                Err(StoreError::KeyGone) => self.keyring.reload(&*self.store).await?,
+                result => {
+                    result?;
+                    return Ok(AuthorizationStart { url, state: state.into_secret(), expires_at });
+                }
+            }
+        }
+        Err(VaultError::Contended { attempts: ATTEMPTS })
     }
 
     /// Where the provider's authorization server is, from its file or from its metadata.

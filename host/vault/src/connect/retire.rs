@@ -104,7 +104,7 @@ impl Vault {
         for _ in 0..ATTEMPTS {
             let opened = match self.as_it_is(tenant, id).await {
                 // What can no longer be opened can still be removed.
-                Err(VaultError::Damaged { .. } | VaultError::KeyUnknown { .. }) => None,
+                Err(VaultError::Damaged { .. } | VaultError::KeyDamaged { .. } | VaultError::KeyUnknown { .. }) => None,
                 result => Some(result?),
             };
             let (facts, report) = match &opened {

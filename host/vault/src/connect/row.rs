@@ -80,12 +80,20 @@ impl Vault {
                 updated_at: now,
                 row_version: 1,
             };
-            let sealed = self.seal_credential(&facts, &made.credential).await?;
-            let row = ConnectionRow { facts, sealed, refresh: None };
-            let audit = self.record(&row.facts, &identity.principal, "created", None);
-            self.store.insert_connection(&row, &audit).await?;
-            self.rows.put(&row);
-            return Ok(Opened { row, credential: made.credential });
+            let audit = self.record(&facts, &identity.principal, "created", None);
+            for _ in 0..ATTEMPTS {
+                let sealed = self.seal_credential(&facts, &made.credential).await?;
+                let row = ConnectionRow { facts: facts.clone(), sealed, refresh: None };
+                match self.store.insert_connection(&row, &audit).await {
+                    Err(StoreError::KeyGone) => self.keyring.reload(&*self.store).await?,
+                    result => {
+                        result?;
+                        self.rows.put(&row);
+                        return Ok(Opened { row, credential: made.credential });
+                    }
+                }
+            }
+            return Err(VaultError::Contended { attempts: ATTEMPTS });
         };
         let mut credential = made.credential;
         for _ in 0..ATTEMPTS {
@@ -123,16 +131,31 @@ impl Vault {
         let seen = opened.row.facts.row_version;
         opened.row.facts.row_version = seen + 1;
         opened.row.facts.updated_at = self.clock.now().wall;
-        opened.row.sealed = self.seal_credential(&opened.row.facts, &opened.credential).await?;
-        self.store.update_connection(seen, &opened.row, lease, audit).await?;
-        self.rows.put(&opened.row);
-        Ok(())
+        for _ in 0..ATTEMPTS {
+            opened.row.sealed = self.seal_credential(&opened.row.facts, &opened.credential).await?;
+            match self.store.update_connection(seen, &opened.row, lease, audit).await {
+                Err(StoreError::KeyGone) => self.keyring.reload(&*self.store).await?,
+                result => {
+                    result?;
+                    self.rows.put(&opened.row);
+                    return Ok(());
+                }
+            }
+        }
+        Err(VaultError::Contended { attempts: ATTEMPTS })
     }
 
     /// The row of a connection, opened as it is.
     pub(crate) async fn read(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Opened, VaultError> {
-        let row = self.row(tenant, id).await?;
-        let credential = self.open_credential(&row).await?;
+        let mut row = self.row(tenant, id).await?;
+        let credential = match self.open_credential(&row).await {
+            // A rotation may have sealed it again and removed the old key since the row was read.
+            Err(VaultError::KeyUnknown { .. }) => {
+                row = self.row(tenant, id).await?;
+                self.open_credential(&row).await?
+            }
+            result => result?,
+        };
         Ok(Opened { row, credential })
     }
 

@@ -429,7 +429,7 @@ async fn deleting_revokes_first_and_is_not_kept_up_by_the_provider() {
 async fn credential_that_cannot_be_opened_can_still_be_deleted() {
     let world = World::new().await;
     let facts = world.connect().await;
-    world.store.tables().connections.values_mut().for_each(|row| row.sealed.truncate(20));
+    world.store.tables().connections.values_mut().for_each(|row| row.sealed.bytes.truncate(20));
     let report = delete(&world, &facts).await;
     assert!(!report.revoked);
     assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());

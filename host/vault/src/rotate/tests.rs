@@ -1,13 +1,13 @@
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use keyward_model::ConnectionFacts;
 
 use super::*;
 use crate::{
+    connect::{NewConnection, StaticCredential},
     secret::Secret,
-    store::{ConnectionRow, VaultStore},
+    store::{ConnectionRow, PendingAuthorization, Sealed, VaultStore},
     testing::{self, KeyFile, MemoryStore, NoWire, Tables},
-    vault::audit,
 };
 
 /// A vault with three connections, the credential of each being `canary` and its name.
@@ -40,16 +40,18 @@ impl World {
         let facts = testing::facts(name);
         let sealed = seal(vault, &facts, name);
         let row = ConnectionRow { facts, sealed, refresh: None };
-        self.store.insert_connection(&row, &audit(&self.tenant, &self.principal, "test")).await.unwrap();
+        self.store.insert_connection(&row, &testing::audit()).await.unwrap();
     }
 
     async fn rotate(&self) -> RotateReport {
         self.vault.rotate(&self.tenant, &self.principal).await.unwrap()
     }
 
-    /// Makes every key older by a day, as if it were tomorrow.
-    fn wait_a_day(&self) {
-        self.store.tables().keys.iter_mut().for_each(|key| key.created_at -= Duration::days(1));
+    /// The pending authorization of some state, sealed with the keys that `vault` has in memory.
+    fn pending(&self, vault: &Vault, expires_at: OffsetDateTime) -> PendingAuthorization {
+        let facts = testing::facts("any");
+        let sealed = vault.keyring.seal(&Place::of_credential(&facts, "any"), b"canary").unwrap();
+        PendingAuthorization { state_hash: [7; 32], tenant: self.tenant.clone(), sealed, expires_at }
     }
 
     /// The key versions under which objects rest, after `vault` has opened each and found what was in it.
@@ -58,10 +60,10 @@ impl World {
         let mut versions = BTreeSet::new();
         for row in rows {
             let id = row.facts.id.to_string();
-            let place = Place::of_credential(&row.facts.tenant, &id, row.facts.row_version);
+            let place = Place::of_credential(&row.facts, &id);
             let opened = vault.keyring.open_fresh(&*self.store, &place, &row.sealed).await.unwrap();
             assert_eq!(String::from_utf8_lossy(&opened), format!("canary {}", row.facts.name));
-            versions.insert(seal::key_version(&place, &row.sealed).unwrap());
+            versions.insert(row.sealed.key_version);
         }
         versions
     }
@@ -72,54 +74,68 @@ impl World {
 }
 
 /// The credential of `facts`, sealed with the keys that `vault` has in memory.
-fn seal(vault: &Vault, facts: &ConnectionFacts, name: &str) -> Vec<u8> {
+fn seal(vault: &Vault, facts: &ConnectionFacts, name: &str) -> Sealed {
     let id = facts.id.to_string();
-    let place = Place::of_credential(&facts.tenant, &id, facts.row_version);
-    vault.keyring.seal(&place, format!("canary {name}").as_bytes()).unwrap()
+    vault.keyring.seal(&Place::of_credential(facts, &id), format!("canary {name}").as_bytes()).unwrap()
 }
 
 use TenantKeyState::{Active, DecryptOnly};
 
 #[tokio::test]
-async fn rotation_seals_everything_under_a_new_key_and_keeps_the_old_one_for_an_hour() {
+async fn rotation_seals_everything_under_a_new_key_and_removes_the_old_one() {
     let world = World::new().await;
     let report = world.rotate().await;
     assert_eq!((report.version, report.resealed), (2, 3));
-    assert_eq!((report.removed, report.kept), (vec![], vec![1]));
+    assert_eq!((report.removed, report.kept), (vec![1], vec![]));
     assert_eq!(world.rests_under(&world.vault).await, [2].into());
-    assert_eq!(world.key_versions(), [(1, DecryptOnly), (2, Active)]);
-    assert_eq!(world.store.audited().last().unwrap(), "rotated");
-    assert_eq!(world.store.tables().vault.as_ref().unwrap().row_version, 2);
+    assert_eq!(world.key_versions(), [(2, Active)]);
+    assert!(world.store.audited().ends_with(&["rotated".to_owned(), "removed key 1".to_owned()]));
+    assert_eq!(world.store.tables().vault.as_ref().unwrap().row_version, 3);
 }
 
 #[tokio::test]
-async fn empty_key_with_an_old_successor_is_removed() {
+async fn key_is_kept_while_an_authorization_that_rests_under_it_waits() {
     let world = World::new().await;
-    world.rotate().await;
-    world.wait_a_day();
+    let later = OffsetDateTime::now_utc() + time::Duration::minutes(10);
+    world.store.put_pending(&world.pending(&world.vault, later)).await.unwrap();
     let report = world.rotate().await;
-    assert_eq!((report.removed, report.kept), (vec![1], vec![2]));
-    assert_eq!(world.key_versions(), [(2, DecryptOnly), (3, Active)]);
-    assert_eq!(world.rests_under(&world.vault).await, [3].into());
+    assert_eq!((report.removed, report.kept), (vec![], vec![1]));
+    world.store.tables().pending[0].expires_at = OffsetDateTime::now_utc();
+    let report = world.rotate().await;
+    assert_eq!((report.removed, report.kept), (vec![1, 2], vec![]));
+    assert!(world.store.tables().pending.is_empty());
 }
 
 #[tokio::test]
-async fn key_that_something_rests_under_is_kept_however_old() {
+async fn key_that_something_rests_under_is_kept() {
     let world = World::new().await;
     let id = world.store.connections(&world.tenant).await.unwrap()[0].id;
     let damage = |tables: &mut Tables| {
         let row = tables.connections.values_mut().find(|row| row.facts.id == id).unwrap();
-        *row.sealed.last_mut().unwrap() ^= 1;
+        *row.sealed.bytes.last_mut().unwrap() ^= 1;
     };
     damage(&mut world.store.tables());
     world.rotate().await;
-    world.wait_a_day();
     let report = world.rotate().await;
     assert_eq!(report.unreadable, [id]);
-    assert_eq!((report.removed, report.kept), (vec![], vec![1, 2]));
+    assert_eq!((report.removed, report.kept), (vec![2], vec![1]));
     // A backup of the row still opens.
     damage(&mut world.store.tables());
     assert_eq!(world.rests_under(&world.vault).await, [1, 3].into());
+}
+
+#[tokio::test]
+async fn what_newer_software_sealed_stops_the_rotation_and_is_not_called_unreadable() {
+    let world = World::new().await;
+    let set = |format: u8| {
+        let mut tables = world.store.tables();
+        tables.connections.values_mut().next().unwrap().sealed.bytes[4] = format;
+    };
+    set(2);
+    let error = world.vault.rotate(&world.tenant, &world.principal).await.unwrap_err();
+    assert!(matches!(error, VaultError::Newer { found: 2, .. }), "{error}");
+    set(1);
+    assert!(!world.rests_under(&world.vault).await.contains(&3));
 }
 
 #[tokio::test]
@@ -187,15 +203,53 @@ async fn other_process_opens_what_it_has_no_key_for_yet() {
 }
 
 #[tokio::test]
-async fn what_a_process_with_old_keys_seals_is_found_by_the_next_rotation() {
+async fn process_that_knows_only_a_removed_key_seals_again_and_loses_nothing() {
+    let world = World::new().await;
+    let (stale, staler) = (world.process().await, world.process().await);
+    let new = |name: &str| NewConnection {
+        tenant: world.tenant.clone(),
+        principal: world.principal.clone(),
+        name: name.parse().unwrap(),
+        owner: None,
+        provider: "github".to_owned(),
+        issuer: None,
+        client: None,
+        scopes: BTreeSet::new(),
+        endpoints: Default::default(),
+        reconnect: None,
+    };
+    let canary = || StaticCredential::Bearer(Secret::from("canary".to_owned()));
+    let mut opened = {
+        let facts = world.vault.connect_static(new("four"), canary()).await.unwrap();
+        stale.read(&world.tenant, &facts.id).await.unwrap()
+    };
+    world.store.tables().connections.retain(|_, row| row.facts.id == opened.row.facts.id);
+    opened.row.facts.row_version += 1;
+    assert_eq!(world.rotate().await.removed, [1]);
+    // A write to a row that is there, and a new row.
+    stale.write(&mut opened, None, None).await.unwrap();
+    staler.connect_static(new("five"), canary()).await.unwrap();
+    for row in world.store.tables().connections.values() {
+        assert_eq!(row.sealed.key_version, 2);
+    }
+    for facts in world.store.connections(&world.tenant).await.unwrap() {
+        let fresh = world.process().await.read(&world.tenant, &facts.id).await.unwrap();
+        assert!(fresh.credential.material().is_some());
+    }
+}
+
+#[tokio::test]
+async fn what_is_sealed_under_an_old_key_that_is_still_there_is_found_by_the_next_rotation() {
     let world = World::new().await;
     let other = world.process().await;
+    let later = OffsetDateTime::now_utc() + time::Duration::minutes(10);
+    world.store.put_pending(&world.pending(&world.vault, later)).await.unwrap();
     world.rotate().await;
     world.insert(&other, "late").await;
     assert_eq!(world.rests_under(&world.vault).await, [1, 2].into());
-    world.wait_a_day();
+    world.store.tables().pending.clear();
     let report = world.rotate().await;
-    assert_eq!((report.resealed, report.removed), (4, vec![1]));
+    assert_eq!((report.resealed, report.removed), (4, vec![1, 2]));
     assert_eq!(world.rests_under(&other).await, [3].into());
 }
 
@@ -208,7 +262,7 @@ async fn two_processes_may_rotate_at_once() {
     let mut versions = [one.unwrap().version, two.unwrap().version];
     versions.sort_unstable();
     assert_eq!(versions, [2, 3]);
-    assert_eq!(world.key_versions(), [(1, DecryptOnly), (2, DecryptOnly), (3, Active)]);
+    assert_eq!(world.key_versions().last(), Some(&(3, Active)));
     let fresh = world.process().await;
     assert!(!world.rests_under(&fresh).await.contains(&1));
 }
@@ -254,6 +308,43 @@ async fn process_with_the_old_root_key_goes_on_until_it_needs_a_new_one() {
     world.rotate().await;
     let result = other.keyring.reload(&*world.store).await;
     assert!(matches!(result, Err(VaultError::RootKeyReplaced)), "{result:?}");
+}
+
+#[tokio::test]
+async fn root_key_is_not_replaced_by_itself() {
+    let world = World::new().await;
+    let header = || world.store.tables().vault.clone().unwrap().header;
+    let before = header();
+    let error = world.vault.rekey(&world.key.source, &world.principal).await.unwrap_err();
+    assert!(matches!(error, VaultError::SameRootKey { .. }), "{error}");
+    assert!(error.hint().unwrap().contains("a file that does not exist yet"));
+    assert_eq!(header(), before);
+
+    let passphrase = || RootKeySource::Passphrase(Secret::from("test passphrase".to_owned()));
+    world.vault.rekey(&passphrase(), &world.principal).await.unwrap();
+    let before = header();
+    let error = world.vault.rekey(&passphrase(), &world.principal).await.unwrap_err();
+    assert!(matches!(error, VaultError::SameRootKey { .. }), "{error}");
+    assert_eq!(header(), before);
+    let other = RootKeySource::Passphrase(Secret::from("test passphrasf".to_owned()));
+    world.vault.rekey(&other, &world.principal).await.unwrap();
+}
+
+#[tokio::test]
+async fn root_key_is_not_replaced_where_a_tenant_key_could_not_be_carried_over() {
+    let world = World::new().await;
+    let id = world.store.connections(&world.tenant).await.unwrap()[0].id;
+    world.store.tables().connections.values_mut().find(|row| row.facts.id == id).unwrap().sealed.bytes[60] ^= 1;
+    world.rotate().await;
+    world.store.tables().keys[0].wrapped[20] ^= 1;
+    let vault = world.process().await;
+    let error = vault.rekey(&KeyFile::generate().source, &world.principal).await.unwrap_err();
+    assert!(matches!(error, VaultError::KeyDamaged { version: 1, .. }), "{error}");
+    assert_eq!(world.key_versions(), [(1, DecryptOnly), (2, Active)]);
+    // The way that the hint tells.
+    vault.delete(&world.tenant, &id, &world.principal).await.unwrap();
+    assert_eq!(vault.rotate(&world.tenant, &world.principal).await.unwrap().removed, [1, 2]);
+    vault.rekey(&KeyFile::generate().source, &world.principal).await.unwrap();
 }
 
 #[tokio::test]

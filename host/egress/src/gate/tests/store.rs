@@ -42,7 +42,11 @@ impl VaultStore for MemoryStore {
         not_needed()
     }
 
-    async fn remove_tenant_key(&self, _: &TenantId, _: u32) -> Result<(), StoreError> {
+    async fn remove_tenant_key(&self, _: &TenantId, _: u32, _: &AuditRecord) -> Result<bool, StoreError> {
+        not_needed()
+    }
+
+    async fn connections_under_other_keys(&self, _: &TenantId, _: u32) -> Result<Vec<ConnectionId>, StoreError> {
         not_needed()
     }
 
