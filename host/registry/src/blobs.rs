@@ -5,11 +5,11 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
-use keyward_model::Digest;
+use keyward_model::{Digest, manifest::Manifest};
 use uuid::Uuid;
 
 use crate::{artifact, error::RegistryError};
@@ -18,10 +18,10 @@ use crate::{artifact, error::RegistryError};
 #[derive(Debug)]
 pub(crate) struct Blobs {
     directory: PathBuf,
-    /// The files whose content was compared with their digest, as they were then. Reading a whole
+    /// The files whose content was compared with their digest, as they were then, and their manifests. Reading a whole
     /// component for each call would cost more than the call; a file that was replaced or written to
     /// has another of these values and is read again. A plain lock: nothing waits while it is held.
-    verified: Mutex<HashMap<Digest, Seen>>,
+    verified: Mutex<HashMap<Digest, (Seen, Arc<Manifest>)>>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -73,7 +73,7 @@ impl Blobs {
     /// One that is there and whole is left alone; one that was changed is replaced.
     pub(crate) fn write(&self, digest: &Digest, bytes: &[u8], _hold: &Hold) -> Result<(), RegistryError> {
         match self.verify(digest) {
-            Ok(()) => return Ok(()),
+            Ok(_) => return Ok(()),
             Err(RegistryError::ComponentMissing { .. } | RegistryError::ComponentChanged { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -93,24 +93,27 @@ impl Blobs {
         written
     }
 
-    /// Compares the file's content with the digest.
-    pub(crate) fn verify(&self, digest: &Digest) -> Result<(), RegistryError> {
+    /// Compares the file's content with the digest and reads the manifest in it.
+    pub(crate) fn verify(&self, digest: &Digest) -> Result<Arc<Manifest>, RegistryError> {
         let path = self.path(digest);
         let missing = |error: io::Error, what| match error.kind() {
             io::ErrorKind::NotFound => RegistryError::ComponentMissing { digest: *digest, path: path.clone() },
             _ => RegistryError::io(what, &path, error),
         };
         let seen = fs::metadata(&path).map(|metadata| seen(&metadata)).map_err(|error| missing(error, "read"))?;
-        if self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(digest) == Some(&seen) {
-            return Ok(());
+        if let Some((known, manifest)) = self.verified.lock().unwrap_or_else(PoisonError::into_inner).get(digest)
+            && *known == seen
+        {
+            return Ok(manifest.clone());
         }
         let bytes = fs::read(&path).map_err(|error| missing(error, "read"))?;
         let found = artifact::digest(&bytes);
         if found != *digest {
             return Err(RegistryError::ComponentChanged { digest: *digest, found, path });
         }
-        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, seen);
-        Ok(())
+        let manifest = Arc::new(as_recorded(&artifact::read(&bytes)?)?);
+        self.verified.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest, (seen, manifest.clone()));
+        Ok(manifest)
     }
 
     /// Keeps others from installing, where nobody is at it just now. Only then is the list of used blobs
@@ -136,6 +139,14 @@ impl Blobs {
         }
         Ok(removed)
     }
+}
+
+/// The manifest as a store gives it back that keeps it as JSON. A number in a schema may lose its last digit on the
+/// way, so only what has gone the same way compares equal.
+fn as_recorded(manifest: &Manifest) -> Result<Manifest, RegistryError> {
+    serde_json::to_string(manifest)
+        .and_then(|text| serde_json::from_str(&text))
+        .map_err(|error| RegistryError::ManifestUnreadable(error.to_string()))
 }
 
 fn seen(metadata: &fs::Metadata) -> Seen {

@@ -111,7 +111,8 @@ impl Registry {
     }
 
     /// The installed connector and the action that `action` means. The component is at
-    /// [`Registry::component_path`], and its content was compared with the digest that was agreed to.
+    /// [`Registry::component_path`]; its content was compared with the digest that was agreed to, and the record
+    /// with the manifest in it.
     pub async fn find(&self, tenant: &TenantId, action: &ActionRef) -> Result<(Installed, Action), RegistryError> {
         let Some(installed) = self.store.find(tenant, &action.connector).await? else {
             let installed = self.store.installed(tenant).await?;
@@ -123,16 +124,20 @@ impl Registry {
         if action.version.as_ref().is_some_and(|version| *version != installed.connector.version) {
             return Err(RegistryError::OtherVersion { action: action.clone(), installed: installed.connector.version });
         }
-        let Some(found) = installed.manifest.actions.get(&action.action).cloned() else {
+        let blobs = self.blobs.clone();
+        let digest = installed.connector.digest;
+        let manifest = blocking(move || blobs.verify(&digest)).await?;
+        // The rules come from the record, and only the component is pinned by the consent.
+        if *manifest != installed.manifest || manifest.version != installed.connector.version {
+            return Err(RegistryError::ManifestChanged(installed.connector.name));
+        }
+        let Some(found) = manifest.actions.get(&action.action).cloned() else {
             return Err(RegistryError::NoAction {
                 action: action.clone(),
                 version: installed.connector.version,
-                actions: installed.manifest.actions.keys().map(ToString::to_string).collect(),
+                actions: manifest.actions.keys().map(ToString::to_string).collect(),
             });
         };
-        let blobs = self.blobs.clone();
-        let digest = installed.connector.digest;
-        blocking(move || blobs.verify(&digest)).await?;
         Ok((installed, found))
     }
 

@@ -237,6 +237,30 @@ async fn a_component_that_is_gone_or_changed_is_never_used_and_installing_again_
 }
 
 #[tokio::test]
+async fn a_record_that_says_something_else_than_the_component_is_never_used_and_installing_again_repairs_it() {
+    let world = world();
+    let alterations: [fn(&mut Installed); 3] = [
+        |installed| installed.manifest.endpoints.values_mut().for_each(|it| it.url = "https://evil.example".to_owned()),
+        |installed| {
+            let action = installed.manifest.actions.values().next().unwrap().clone();
+            installed.manifest.actions.insert("added".parse().unwrap(), action);
+        },
+        |installed| installed.connector.version = "0.2.0".to_owned(),
+    ];
+    for alter in alterations {
+        world.install(&world.tenant, "0.1.0").await;
+        assert!(world.find("github.list-issues").await.is_ok());
+        world.store.0.lock().unwrap().installed.values_mut().for_each(alter);
+        for action in ["github.list-issues", "github.added"] {
+            let error = world.find(action).await.unwrap_err();
+            assert!(matches!(error, RegistryError::ManifestChanged(_)), "{error}");
+        }
+    }
+    world.install(&world.tenant, "0.1.0").await;
+    assert!(world.find("github.list-issues").await.is_ok());
+}
+
+#[tokio::test]
 async fn removing_keeps_what_other_tenants_use_and_sweeps_the_rest() {
     let world = world();
     let other: TenantId = "other".parse().unwrap();
