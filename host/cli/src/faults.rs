@@ -2,13 +2,16 @@
 
 use keyward_flow::{EngineError, JournalError};
 use keyward_model::{Diagnostic, IdError, InvokeError, InvokeErrorKind, Reason};
-use keyward_registry::RegistryError;
+use keyward_registry::{RegistryError, StoreError as RegistryStoreError};
 use keyward_runtime::RuntimeError;
 use keyward_store::{DatabaseError, OpenError};
 use keyward_vault::{CatalogueError, ConnectionError, RootKeyKind, StoreError, VaultError};
 use serde_json::json;
 
 use crate::failure::{Exit, Failure};
+
+const BUSY: &str = "wait for the other process, or end it";
+const DAMAGED: &str = "restore the database from a backup";
 
 impl From<IdError> for Failure {
     fn from(error: IdError) -> Self {
@@ -29,13 +32,8 @@ impl From<OpenError> for Failure {
 
 impl From<DatabaseError> for Failure {
     fn from(error: DatabaseError) -> Self {
-        let failure = Self::new(Exit::Environment, "database-failed", error.to_string()).because(&error);
-        match error {
-            DatabaseError::DiskFull => failure.hint("free some space and run the command again"),
-            DatabaseError::Busy(_) => failure.hint("wait for the other process, or end it"),
-            DatabaseError::Corrupt(_) => failure.hint("restore the database from a backup"),
-            _ => failure,
-        }
+        let hint = error.hint().map(str::to_owned);
+        Self::new(Exit::Environment, "database-failed", error.to_string()).because(&error).maybe_hint(hint)
     }
 }
 
@@ -48,6 +46,10 @@ impl From<StoreError> for Failure {
                 .hint("another process changed it at the same time: run the command again"),
             StoreError::DiskFull => Self::new(Exit::Environment, "disk-full", error.to_string())
                 .hint("free some space and run the command again"),
+            StoreError::Busy => Self::new(Exit::Environment, "database-busy", error.to_string()).hint(BUSY),
+            StoreError::Corrupt(_) => {
+                Self::new(Exit::Environment, "database-damaged", error.to_string()).because(&error).hint(DAMAGED)
+            }
             error => Self::new(Exit::Environment, "database-failed", error.to_string()).because(&error),
         }
     }
@@ -66,6 +68,7 @@ impl From<VaultError> for Failure {
             VaultError::AlreadyInitialised => (Exit::Usage, "vault-already-initialised"),
             VaultError::WrongKey { .. } => (Exit::Vault, "wrong-key"),
             VaultError::WrongSource { .. } => (Exit::Vault, "wrong-key-source"),
+            VaultError::SameRootKey { .. } => (Exit::Usage, "same-root-key"),
             VaultError::RootKeyReplaced => (Exit::Vault, "root-key-replaced"),
             VaultError::Passphrase { .. } => (Exit::Vault, "passphrase-unsuitable"),
             VaultError::KeyFile { .. } => (Exit::Vault, "key-file-unusable"),
@@ -141,7 +144,10 @@ impl From<RegistryError> for Failure {
             RegistryError::DiskFull => (Exit::Environment, "disk-full"),
             RegistryError::ComponentMissing { .. } => (Exit::Environment, "component-missing"),
             RegistryError::ComponentChanged { .. } => (Exit::Denied, "component-changed"),
+            RegistryError::ManifestChanged(_) => (Exit::Denied, "manifest-changed"),
             RegistryError::Io { .. } => (Exit::Environment, "file-failed"),
+            RegistryError::Store(RegistryStoreError::Busy) => (Exit::Environment, "database-busy"),
+            RegistryError::Store(RegistryStoreError::Corrupt(_)) => (Exit::Environment, "database-damaged"),
             RegistryError::Store(_) => (Exit::Environment, "database-failed"),
             _ => (Exit::BadInput, "component-invalid"),
         };
@@ -210,6 +216,8 @@ impl From<JournalError> for Failure {
             JournalError::DiskFull => {
                 told(Exit::Environment, "disk-full").hint("free some space and run the command again")
             }
+            JournalError::Busy => told(Exit::Environment, "database-busy").hint(BUSY),
+            JournalError::Corrupt(_) => told(Exit::Environment, "database-damaged").hint(DAMAGED),
             _ => told(Exit::Environment, "database-failed"),
         }
     }
@@ -283,6 +291,21 @@ mod tests {
             (InvokeErrorKind::Internal, Reason::Internal, Exit::Internal),
         ] {
             assert_eq!(exit_of(&InvokeError::new(kind.clone(), reason, "x")), exit, "{kind:?} {reason}");
+        }
+    }
+
+    #[test]
+    fn what_others_hold_or_a_disk_has_damaged_is_told_with_a_next_step() {
+        let damage = || Box::<dyn std::error::Error + Send + Sync>::from("test");
+        for (failure, code) in [
+            (Failure::from(VaultError::from(StoreError::Busy)), "database-busy"),
+            (Failure::from(VaultError::from(StoreError::Corrupt(damage()))), "database-damaged"),
+            (Failure::from(JournalError::Busy), "database-busy"),
+            (Failure::from(JournalError::Corrupt(damage())), "database-damaged"),
+            (Failure::from(RegistryError::from(RegistryStoreError::Busy)), "database-busy"),
+            (Failure::from(RegistryError::from(RegistryStoreError::Corrupt(damage()))), "database-damaged"),
+        ] {
+            assert_eq!((failure.exit, failure.code.as_str(), failure.hints.len()), (Exit::Environment, code, 1));
         }
     }
 

@@ -87,8 +87,12 @@ pub(crate) fn passphrase_is_set() -> bool {
     env::var_os("KEYWARD_PASSPHRASE").is_some_and(|text| !text.is_empty())
 }
 
-/// Keeps our variables from a program that is started: a browser or a build script has no use for a passphrase.
-pub(crate) fn withhold(command: &mut Command) {
+/// Keeps our variables, and the one that may hold the root key, from a program that is started: a browser or a build
+/// script has no use for a passphrase.
+pub(crate) fn withhold(command: &mut Command, key: Option<&KeySource>) {
+    if let Some(KeySource::Env(name)) = key {
+        command.env_remove(name);
+    }
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("KEYWARD_") {
             command.env_remove(name);
@@ -176,5 +180,19 @@ mod tests {
     #[test]
     fn an_abbreviation_keeps_its_letters_in_a_sentence() {
         assert_eq!(["Client secret", "API key", "Token"].map(lower), ["client secret", "API key", "token"]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_started_is_not_given_the_variable_with_the_root_key() {
+        let mut command = Command::new("true");
+        withhold(&mut command, Some(&KeySource::Env("MY_ROOT_KEY".to_owned())));
+        assert!(command.get_envs().any(|variable| variable == (OsStr::new("MY_ROOT_KEY"), None)));
     }
 }

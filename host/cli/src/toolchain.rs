@@ -9,6 +9,7 @@ use std::{
 use tokio::process::Command;
 
 use crate::{
+    config::KeySource,
     failure::{Exit, Failure},
     secrets,
 };
@@ -48,15 +49,16 @@ pub(crate) enum Choice {
 }
 
 impl Toolchain {
-    /// Decides for a connector in `directory`, whose `rust-toolchain.toml` rustup honours.
-    pub(crate) async fn choose(choice: Choice, directory: &Path) -> Result<Self, Failure> {
+    /// Decides for a connector in `directory`, whose `rust-toolchain.toml` rustup honours. No compiler is shown the
+    /// root key, which is at `key`.
+    pub(crate) async fn choose(choice: Choice, directory: &Path, key: Option<&KeySource>) -> Result<Self, Failure> {
         if choice != Choice::BuildStd
-            && let Some(toolchain) = Self::with_target(directory).await
+            && let Some(toolchain) = Self::with_target(directory, key).await
         {
             return Ok(toolchain);
         }
         if choice != Choice::Target
-            && let Some(toolchain) = Self::with_sources(Path::new("/usr/bin")).await
+            && let Some(toolchain) = Self::with_sources(Path::new("/usr/bin"), key).await
         {
             return Ok(toolchain);
         }
@@ -73,9 +75,9 @@ impl Toolchain {
             ))
     }
 
-    async fn with_target(directory: &Path) -> Option<Self> {
+    async fn with_target(directory: &Path, key: Option<&KeySource>) -> Option<Self> {
         let rustc = OsStr::new("rustc");
-        let library = sysroot(rustc, directory).await?.join("lib/rustlib").join(TARGET).join("lib");
+        let library = sysroot(rustc, directory, key).await?.join("lib/rustlib").join(TARGET).join("lib");
         let there = std::fs::read_dir(library)
             .ok()?
             .filter_map(Result::ok)
@@ -83,22 +85,23 @@ impl Toolchain {
         if !there {
             return None;
         }
-        Some(Self::Target { version: version(rustc, directory).await? })
+        Some(Self::Target { version: version(rustc, directory, key).await? })
     }
 
-    async fn with_sources(bin: &Path) -> Option<Self> {
+    async fn with_sources(bin: &Path, key: Option<&KeySource>) -> Option<Self> {
         let (rustc, cargo) = (bin.join("rustc"), bin.join("cargo"));
         let here = Path::new("/");
-        let sources = sysroot(rustc.as_os_str(), here).await?.join("lib/rustlib/src/rust/library/std/Cargo.toml");
+        let sources = sysroot(rustc.as_os_str(), here, key).await?.join("lib/rustlib/src/rust/library/std/Cargo.toml");
         if !cargo.is_file() || !sources.is_file() {
             return None;
         }
-        let version = version(rustc.as_os_str(), here).await?;
+        let version = version(rustc.as_os_str(), here, key).await?;
         Some(Self::BuildStd { rustc, cargo, version })
     }
 
-    /// `cargo rustc` for a release build of a guest in this way, with nothing of the caller's own build in it.
-    pub(crate) fn cargo_rustc(&self) -> Command {
+    /// `cargo rustc` for a release build of a guest in this way, with nothing of the caller's own build in it and
+    /// without the root key, which is at `key`.
+    pub(crate) fn cargo_rustc(&self, key: Option<&KeySource>) -> Command {
         let mut command = match self {
             Self::Target { .. } => Command::new("cargo"),
             Self::BuildStd { cargo, .. } => Command::new(cargo),
@@ -111,7 +114,7 @@ impl Toolchain {
         } else {
             command.env_remove("RUSTC");
         }
-        secrets::withhold(command.as_std_mut());
+        secrets::withhold(command.as_std_mut(), key);
         // Flags for the caller's own machine (a linker, a processor) do not fit the guest's target.
         for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_BUILD_RUSTFLAGS"] {
             command.env_remove(name);
@@ -131,17 +134,19 @@ impl fmt::Display for Toolchain {
     }
 }
 
-async fn sysroot(rustc: &OsStr, directory: &Path) -> Option<PathBuf> {
-    ask(rustc, &["--print", "sysroot"], directory).await.map(PathBuf::from)
+async fn sysroot(rustc: &OsStr, directory: &Path, key: Option<&KeySource>) -> Option<PathBuf> {
+    ask(rustc, &["--print", "sysroot"], directory, key).await.map(PathBuf::from)
 }
 
-async fn version(rustc: &OsStr, directory: &Path) -> Option<String> {
+async fn version(rustc: &OsStr, directory: &Path, key: Option<&KeySource>) -> Option<String> {
     // "rustc 1.95.0 (59807616e 2026-04-14) (built from ...)": what stands in brackets is of no interest here.
-    ask(rustc, &["--version"], directory).await.map(|text| text.split(" (").next().unwrap_or(&text).to_owned())
+    ask(rustc, &["--version"], directory, key).await.map(|text| text.split(" (").next().unwrap_or(&text).to_owned())
 }
 
-async fn ask(program: &OsStr, arguments: &[&str], directory: &Path) -> Option<String> {
-    let output = Command::new(program).args(arguments).current_dir(directory).output().await.ok()?;
+async fn ask(program: &OsStr, arguments: &[&str], directory: &Path, key: Option<&KeySource>) -> Option<String> {
+    let mut command = Command::new(program);
+    secrets::withhold(command.as_std_mut(), key);
+    let output = command.args(arguments).current_dir(directory).output().await.ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }
@@ -152,15 +157,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_place_without_a_compiler_offers_nothing() {
-        assert_eq!(Toolchain::with_sources(Path::new("/nonexistent")).await, None);
+        assert_eq!(Toolchain::with_sources(Path::new("/nonexistent"), None).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_compiler_that_is_asked_what_it_is_does_not_see_the_root_key() {
+        let asked =
+            async |key| ask(OsStr::new("sh"), &["-c", "echo ${CARGO_MANIFEST_DIR-none}"], Path::new("/"), key).await;
+        assert_ne!(asked(None).await.as_deref(), Some("none"), "the test has no variable to hide");
+        let key = KeySource::Env("CARGO_MANIFEST_DIR".to_owned());
+        assert_eq!(asked(Some(&key)).await.as_deref(), Some("none"));
     }
 
     #[test]
     fn a_build_takes_no_flags_from_the_caller() {
         let toolchain = Toolchain::BuildStd { rustc: "/r".into(), cargo: "/c".into(), version: "rustc 1".to_owned() };
-        let command = toolchain.cargo_rustc();
+        let command = toolchain.cargo_rustc(Some(&KeySource::Env("MY_ROOT_KEY".to_owned())));
         let variables: Vec<_> = command.as_std().get_envs().collect();
-        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN"] {
+        for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "MY_ROOT_KEY"] {
             assert!(variables.contains(&(OsStr::new(name), None)), "{name}");
         }
         assert!(variables.contains(&(OsStr::new("RUSTC"), Some(OsStr::new("/r")))));

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use keyward_model::{ActionRef, ConnectionFacts, ConnectionName, manifest::Action};
 use keyward_vault::{
     AuthorizationStart, BasicSecret, ClientRegistration, ConnectionMethod, NewConnection, Provider, Secret,
-    StaticCredential, Vault,
+    StaticCredential,
 };
 use time::OffsetDateTime;
 use url::Url;
@@ -20,7 +20,8 @@ use url::Url;
 use super::{connections, plugin::installed, providers};
 use crate::{
     commands::Context,
-    compose::{self, Base},
+    compose::{self, Base, Unlocked},
+    config::KeySource,
     failure::{Exit, Failure},
     output::{self, Output, style, styled},
     redirect::{Page, Redirect},
@@ -137,8 +138,8 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
     let facts = match method {
         ConnectionMethod::Oauth2 => {
             let client = client(output, &arguments, provider, existing.is_some(), false).await?;
-            let vault = base.unlock(context).await?.vault;
-            authorize(output, &vault, NewConnection { client, ..new }, &arguments, provider).await?
+            let unlocked = base.unlock(context).await?;
+            authorize(output, &unlocked, NewConnection { client, ..new }, &arguments, provider).await?
         }
         ConnectionMethod::ClientCredentials => {
             let client = client(output, &arguments, provider, existing.is_some(), true).await?;
@@ -405,17 +406,18 @@ async fn basic(
 /// Sends the person to the provider and waits for the browser to come back.
 async fn authorize(
     output: Output,
-    vault: &Vault,
+    unlocked: &Unlocked,
     new: NewConnection,
     arguments: &Arguments,
     provider: &Provider,
 ) -> Result<ConnectionFacts, Failure> {
+    let vault = &unlocked.vault;
     let mut redirect = Redirect::listen(arguments.redirect_port).await?;
     let start = vault.begin_authorization(new, redirect.url()).await?;
     redirect.expect(&start.state);
     // Also where a program reads: it, too, must have somebody open this address.
     output.always(format_args!("Open this address to sign in at {}:\n\n{}\n", provider.title(), start.url));
-    if !arguments.no_browser && !open_browser(&start.url) {
+    if !arguments.no_browser && !open_browser(&start.url, unlocked.base.config.key.as_ref()) {
         output.warn("no browser could be opened; open the address yourself");
     }
     let spinner = output.spinner("Waiting for the sign-in");
@@ -439,9 +441,9 @@ async fn authorize(
 }
 
 /// Starts the first program that opens addresses; `false` where there is none.
-fn open_browser(url: &Url) -> bool {
+fn open_browser(url: &Url, key: Option<&KeySource>) -> bool {
     open::commands(url.as_str()).into_iter().any(|mut command| {
-        secrets::withhold(&mut command);
+        secrets::withhold(&mut command, key);
         // In a group of its own, so that Ctrl-C does not end the browser too.
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().is_ok()
     })

@@ -73,12 +73,16 @@ impl Check {
 pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let spinner = context.output.spinner("Looking around");
     let mut checks = Vec::new();
+    let mut key = None;
     match context.config() {
-        Ok(config) => installation(context, config, &mut checks).await,
+        Ok(config) => {
+            key = config.key.clone();
+            installation(context, config, &mut checks).await;
+        }
         Err(failure) => checks.push(Check::failed("configuration", &failure)),
     }
     checks.push(clock(OffsetDateTime::now_utc()));
-    checks.push(toolchain().await);
+    checks.push(toolchain(key.as_ref()).await);
     drop(spinner);
 
     let failed = checks.iter().filter(|check| check.verdict == Verdict::Fail).count();
@@ -231,7 +235,10 @@ async fn vault_check(context: &Context, config: &Config, store: &Store, status: 
     };
     match opened.await {
         Err(failure) => Check::failed(NAME, &failure),
-        Ok(_) => {
+        Ok(vault) => {
+            if let Some(damaged) = vault.damaged_keys().into_iter().next() {
+                return Check::failed(NAME, &damaged.into());
+            }
             let old = status.keys.iter().find(|key| vault::is_due(key, OffsetDateTime::now_utc()));
             match old {
                 Some(key) => Check::warn(
@@ -303,10 +310,10 @@ fn clock(now: OffsetDateTime) -> Check {
     Check::ok(NAME, output::moment(now))
 }
 
-async fn toolchain() -> Check {
+async fn toolchain(key: Option<&KeySource>) -> Check {
     const NAME: &str = "guest toolchain";
     let here = std::env::current_dir().unwrap_or_else(|_| "/".into());
-    match Toolchain::choose(Choice::Auto, &here).await {
+    match Toolchain::choose(Choice::Auto, &here, key).await {
         Ok(toolchain) => Check::ok(NAME, toolchain.to_string()),
         // Only authors of connectors need it.
         Err(failure) => Check::warn(

@@ -182,6 +182,11 @@ async fn rekey(context: &Context, arguments: RekeyArguments) -> Result<(), Failu
             .output
             .warn(format_args!("{} could not be changed: write [vault] key = \"{source}\" into it", file.display()));
     }
+    if std::env::var_os("KEYWARD_KEY").is_some_and(|text| text != *source.to_string()) {
+        context.output.warn(format_args!(
+            "KEYWARD_KEY names another key and goes before the configuration: unset it, or set it to {source}"
+        ));
+    }
     if let (Some(KeySource::File(path)), true) = (&old, old.as_ref() != Some(&source)) {
         context.output.hint(format_args!(
             "the old key file {} opens only copies of the database that were made before",

@@ -56,12 +56,13 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     if !warnings.is_empty() {
         output.diagnostics(&manifest_path(&arguments.directory), &source, &warnings);
     }
-    let toolchain = Toolchain::choose(arguments.toolchain, &directory).await?;
+    let key = context.config()?.key;
+    let toolchain = Toolchain::choose(arguments.toolchain, &directory, key.as_ref()).await?;
     output.show(styled(style::FAINT, format_args!("building with {toolchain}")));
 
     let target_directory = absolute(arguments.target_dir.unwrap_or_else(|| directory.join("target")))?;
     let _alone = alone(&target_directory).await?;
-    let guest = Guest { toolchain, directory: directory.clone(), target_directory };
+    let guest = Guest { toolchain, key, directory: directory.clone(), target_directory };
     let colour = !output.is_json() && output::colour_on_stderr();
     let spinner = output.spinner(format!("Building {}", manifest.name));
     let built = guest.compile(DESCRIBING, colour, &spinner).await?;

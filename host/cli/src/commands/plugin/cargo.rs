@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use crate::{
+    config::KeySource,
     failure::{Exit, Failure},
     files,
     output::Spinner,
@@ -19,6 +20,8 @@ use crate::{
 pub(super) struct Guest {
     /// The compiler.
     pub(super) toolchain: Toolchain,
+    /// Where the root key is, which the build must not see.
+    pub(super) key: Option<KeySource>,
     /// The package's directory.
     pub(super) directory: PathBuf,
     /// Where cargo works; shared between packages it saves compiling the same dependencies again.
@@ -37,7 +40,7 @@ impl Guest {
     /// Builds the core module with these flags for the compiler; `spinner` shows what cargo does.
     pub(super) async fn compile(&self, flags: &[&str], colour: bool, spinner: &Spinner) -> Result<Built, Failure> {
         let manifest = self.directory.join("Cargo.toml");
-        let mut command = self.toolchain.cargo_rustc();
+        let mut command = self.toolchain.cargo_rustc(self.key.as_ref());
         command
             .args(["--lib", "--crate-type", "cdylib", "--message-format", "json-render-diagnostics"])
             .args(["--color", if colour { "always" } else { "never" }])
