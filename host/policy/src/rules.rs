@@ -317,8 +317,9 @@ impl ActionRules {
     fn check_grant(&self, connection: Option<&ConnectionFacts>, seen: &mut Seen) -> Result<Vec<String>, Refusal> {
         let Some(connection) = connection else { return Ok(Vec::new()) };
         let why = match &connection.state {
-            ConnectionState::Active => None,
-            ConnectionState::NeedsReconnect(why) | ConnectionState::ClientRefused(why) => Some(why.as_str()),
+            // The token at hand outlives a refused client, and the vault asks again with it before it gives up.
+            ConnectionState::Active | ConnectionState::ClientRefused(_) => None,
+            ConnectionState::NeedsReconnect(why) => Some(why.as_str()),
             ConnectionState::Revoked => Some("it was revoked"),
         };
         if let Some(why) = why {

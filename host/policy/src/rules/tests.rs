@@ -67,16 +67,19 @@ fn call_without_its_connection_is_denied() {
 
 #[test]
 fn connection_that_no_longer_works_must_be_connected_again() {
-    for state in [
-        ConnectionState::NeedsReconnect("the grant was revoked".into()),
-        ConnectionState::ClientRefused("invalid_client".into()),
-        ConnectionState::Revoked,
-    ] {
+    for state in [ConnectionState::NeedsReconnect("the grant was revoked".into()), ConnectionState::Revoked] {
         let connection = ConnectionFacts { state, ..connection(&[]) };
         let denial = authorize(&rules("get-issue"), &connection, request("GET", ISSUE)).unwrap_err();
         assert_eq!(denial.reason, Reason::ReconnectRequired);
         assert_eq!(SendError::from(denial).kind, SendErrorKind::ReconnectRequired);
     }
+}
+
+#[test]
+fn connection_whose_client_is_refused_goes_on_with_the_token_at_hand() {
+    let state = ConnectionState::ClientRefused("invalid_client".into());
+    let connection = ConnectionFacts { state, ..connection(&["repo"]) };
+    assert!(authorize(&rules("get-issue"), &connection, request("GET", ISSUE)).is_ok());
 }
 
 #[test]
