@@ -34,6 +34,10 @@ pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 /// No reply of an authorization server is as large as this, bytes.
 const REPLY_LIMIT: u64 = 1 << 20;
 
+/// By how much a server's clock may differ from ours. A date further off than any time zone set wrong is a mistake or
+/// malice, and would decide when tokens end.
+const CREDIBLE: time::Duration = time::Duration::hours(48);
+
 /// A request that is not sent yet. Its parts may hold secrets, so there is no `Debug`.
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
@@ -88,7 +92,8 @@ impl Fetched {
     /// The reply for storing, with the server's time where it tells it. `now` is ours.
     pub(crate) fn into_reply(self, now: OffsetDateTime) -> RawReply {
         let date = self.headers.get(header::DATE).and_then(|date| date.to_str().ok());
-        let received_at = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok()).unwrap_or(now);
+        let told = date.and_then(|date| OffsetDateTime::parse(date, &Rfc2822).ok());
+        let received_at = told.filter(|told| (*told - now).abs() <= CREDIBLE).unwrap_or(now);
         RawReply {
             status: self.status.as_u16(),
             received_at,
@@ -168,6 +173,9 @@ mod tests {
         assert_eq!(reply(Some("Sun, 22 Nov 2026 13:00:05 GMT")), (datetime!(2026-11-22 13:00:05 UTC), 3605));
         assert_eq!(reply(Some("Sun, 22 Nov 2026 11:59:00 GMT")), (datetime!(2026-11-22 11:59 UTC), -60));
         assert_eq!(reply(Some("yesterday")), (now, 0));
+        for far in ["Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", "Tue, 24 Nov 2026 12:00:01 GMT"] {
+            assert_eq!(reply(Some(far)), (now, 0), "{far}");
+        }
         assert_eq!(reply(None), (now, 0));
     }
 
