@@ -52,7 +52,7 @@ impl AuthorizationServer {
                         "client_secret": CLIENT_SECRET,
                         "application_type": "native",
                         // A native client's loopback redirect may have any port (RFC 8252 section 7.3).
-                        "redirect_uris": ["http://127.0.0.1/callback"],
+                        "redirect_uris": ["http://127.0.0.1/callback/github", "http://127.0.0.1/callback/oidc"],
                         "grant_types": ["authorization_code", "refresh_token", "client_credentials"],
                         "response_types": ["code"],
                     },

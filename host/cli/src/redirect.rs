@@ -3,13 +3,16 @@
 //! It listens on 127.0.0.1 alone, answers only to a loopback `Host` (a page of another site that has its
 //! name resolved to 127.0.0.1 gets nothing), and hands over the first answer that carries our state.
 //! Whether that answer is genuine is for the vault to say; here it is only told apart from noise.
+//!
+//! Each provider has a redirect URI of its own, so that the answer of one is never taken for that of another, even
+//! where neither names itself by `iss` (RFC 9700 section 4.4.2.2).
 
 use std::{net::Ipv4Addr, sync::Arc};
 
 use axum::{
     Router,
     extract::{RawQuery, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{Html, IntoResponse, Response},
     routing::get,
 };
@@ -44,6 +47,7 @@ pub(crate) struct Redirect {
 }
 
 struct Shared {
+    path: String,
     authorities: [String; 2],
     state: Arc<watch::Sender<Option<String>>>,
     answers: mpsc::Sender<String>,
@@ -51,8 +55,8 @@ struct Shared {
 }
 
 impl Redirect {
-    /// Listens on `port`, or on a free one.
-    pub(crate) async fn listen(port: Option<u16>) -> Result<Self, Failure> {
+    /// Listens on `port`, or on a free one, for the answer of `provider`.
+    pub(crate) async fn listen(port: Option<u16>, provider: &str) -> Result<Self, Failure> {
         let refused = |error: &std::io::Error| {
             Failure::new(Exit::Environment, "cannot-listen", "cannot listen on 127.0.0.1 for the redirect")
                 .because(error)
@@ -61,20 +65,24 @@ impl Redirect {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, port.unwrap_or(0))).await.map_err(|error| refused(&error))?;
         let port = listener.local_addr().map_err(|error| refused(&error))?.port();
-        let url = Url::parse(&format!("http://127.0.0.1:{port}/callback")).map_err(|error| {
+        let mut url = Url::parse(&format!("http://127.0.0.1:{port}/callback")).map_err(|error| {
             Failure::new(Exit::Internal, "internal", "the redirect URL is not valid").because(&error)
         })?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.push(provider);
+        }
         // One answer is enough; what comes while it is being worked on waits for the same page.
         let (answer, answers) = mpsc::channel(1);
         let (page, shown) = watch::channel(None);
         let state = Arc::new(watch::channel(None).0);
         let shared = Shared {
+            path: url.path().to_owned(),
             authorities: [format!("127.0.0.1:{port}"), format!("localhost:{port}")],
             state: Arc::clone(&state),
             answers: answer,
             page: shown,
         };
-        let router = Router::new().route("/callback", get(callback)).with_state(Arc::new(shared));
+        let router = Router::new().route("/callback/{provider}", get(callback)).with_state(Arc::new(shared));
         let (stop, stopped) = oneshot::channel();
         let server = tokio::spawn(async move {
             let serve = axum::serve(listener, router).with_graceful_shutdown(async move {
@@ -111,10 +119,18 @@ impl Redirect {
     }
 }
 
-async fn callback(State(shared): State<Arc<Shared>>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
+async fn callback(
+    State(shared): State<Arc<Shared>>,
+    uri: Uri,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Response {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     if !shared.authorities.iter().any(|authority| authority.eq_ignore_ascii_case(host)) {
         return (StatusCode::MISDIRECTED_REQUEST, "this server answers to 127.0.0.1 alone\n").into_response();
+    }
+    if uri.path() != shared.path {
+        return (StatusCode::NOT_FOUND, "Keyward waits for another provider\n").into_response();
     }
     let query = query.unwrap_or_default();
     let answered = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "state").map(|(_, value)| value);
@@ -202,10 +218,10 @@ mod tests {
 
     #[tokio::test]
     async fn two_hits_hand_over_one_answer_and_see_the_same_page() {
-        let mut redirect = Redirect::listen(None).await.unwrap();
+        let mut redirect = Redirect::listen(None, "github").await.unwrap();
         let (url, host) = (redirect.url().clone(), authority(&redirect));
         redirect.expect("state-test");
-        let target = "/callback?code=code-test&state=state-test";
+        let target = "/callback/github?code=code-test&state=state-test";
         let first = tokio::spawn({
             let (url, host) = (url.clone(), host.clone());
             async move { hit(&url, target, &host).await }
@@ -222,24 +238,34 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_without_our_state_is_not_taken() {
-        let mut redirect = Redirect::listen(None).await.unwrap();
+        let mut redirect = Redirect::listen(None, "github").await.unwrap();
         let (url, host) = (redirect.url().clone(), authority(&redirect));
-        assert!(hit(&url, "/callback?state=", &host).await.starts_with("HTTP/1.1 400"), "before one is expected");
+        assert!(
+            hit(&url, "/callback/github?state=", &host).await.starts_with("HTTP/1.1 400"),
+            "before one is expected"
+        );
         redirect.expect("state-test");
-        for target in ["/callback", "/callback?state=other", "/callback?code=state-test", "/callback?state="] {
+        for target in [
+            "/callback/github",
+            "/callback/github?state=other",
+            "/callback/github?code=state-test",
+            "/callback/github?state=",
+        ] {
             assert!(hit(&url, target, &host).await.starts_with("HTTP/1.1 400"), "{target}");
         }
-        assert!(hit(&url, "/favicon.ico", &host).await.starts_with("HTTP/1.1 404"));
+        for target in ["/favicon.ico", "/callback?state=state-test", "/callback/slack?state=state-test"] {
+            assert!(hit(&url, target, &host).await.starts_with("HTTP/1.1 404"), "{target}");
+        }
         assert!(redirect.answers.try_recv().is_err());
     }
 
     #[tokio::test]
     async fn a_host_that_is_not_loopback_gets_nothing() {
-        let mut redirect = Redirect::listen(None).await.unwrap();
+        let mut redirect = Redirect::listen(None, "github").await.unwrap();
         redirect.expect("state-test");
         let port = redirect.url().port().unwrap();
         for host in ["evil.example", "evil.example:80", "127.0.0.1", &format!("127.0.0.1.evil.example:{port}")] {
-            let answer = hit(redirect.url(), "/callback?state=state-test", host).await;
+            let answer = hit(redirect.url(), "/callback/github?state=state-test", host).await;
             assert!(answer.starts_with("HTTP/1.1 421"), "{host}: {answer}");
         }
         assert!(redirect.answers.try_recv().is_err());

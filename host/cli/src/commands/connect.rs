@@ -412,7 +412,7 @@ async fn authorize(
     provider: &Provider,
 ) -> Result<ConnectionFacts, Failure> {
     let vault = &unlocked.vault;
-    let mut redirect = Redirect::listen(arguments.redirect_port).await?;
+    let mut redirect = Redirect::listen(arguments.redirect_port, provider.id()).await?;
     let start = vault.begin_authorization(new, redirect.url()).await?;
     redirect.expect(&start.state);
     // Also where a program reads: it, too, must have somebody open this address.
