@@ -78,6 +78,11 @@ impl Provider {
         self.issuer_from_connection
     }
 
+    /// Whether revoking one connection ends all connections of the same person through the same client.
+    pub fn revokes_whole_grant(&self) -> bool {
+        matches!(self.revocation, Some(Revocation::Rfc7009 { whole_grant: true, .. }))
+    }
+
     /// Where the facts of the file come from.
     pub fn sources(&self) -> &[Source] {
         &self.sources
@@ -172,7 +177,8 @@ pub(crate) struct TokenRules {
     pub(crate) lifetime_untold: Option<u64>,
     /// JSON pointers (RFC 6901) of the objects that may hold the tokens; the first that does is taken.
     pub(crate) places: Vec<String>,
-    /// The provider's own error codes for those of RFC 6749 section 5.2.
+    /// The provider's own error codes for those of RFC 6749 section 5.2, and for `invalid_token` (RFC 6750 section
+    /// 3.1) where they are about an access token.
     pub(crate) errors: BTreeMap<String, Vec<String>>,
 }
 
@@ -244,7 +250,7 @@ impl Rotation {
 }
 
 /// How tokens are revoked.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Revocation {
     /// RFC 7009.
@@ -253,6 +259,9 @@ pub(crate) enum Revocation {
         /// Whether the client proves itself there.
         #[serde(default = "yes")]
         authenticated: bool,
+        /// Whether one token takes with it all others that the person has given the same client.
+        #[serde(default)]
+        whole_grant: bool,
     },
     /// GitHub: `DELETE <api>/applications/{client_id}/token` with HTTP Basic.
     Github { api: Url },
@@ -264,11 +273,26 @@ fn yes() -> bool {
     true
 }
 
+impl Revocation {
+    /// Where it is asked for.
+    pub(crate) fn url(&self) -> &Url {
+        match self {
+            Self::Rfc7009 { endpoint, .. } | Self::Slack { endpoint } => endpoint,
+            Self::Github { api } => api,
+        }
+    }
+
+    /// Whether it is the access token that is sent, so that one that has ended is good for nothing.
+    pub(crate) fn takes_access_token(&self) -> bool {
+        matches!(self, Self::Github { .. } | Self::Slack { .. })
+    }
+}
+
 /// How to learn whose account it is, which is also the test that a credential works.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Account {
-    /// An endpoint that answers every good credential; without it, the discovered userinfo endpoint.
+    /// An endpoint that answers every good credential with JSON; without it, the discovered userinfo endpoint.
     pub(crate) endpoint: Option<Url>,
     pub(crate) post: bool,
     /// JSON pointers of the account's name, the best first.
@@ -299,7 +323,8 @@ pub(crate) struct ScopeRules {
     pub(crate) separator: String,
     /// Always asked for when a person consents.
     pub(crate) base: Vec<String>,
-    /// Asked for, with `prompt=consent`, where the metadata lists it (OpenID Connect Core section 11).
+    /// Asked for, with `prompt=consent`, unless the metadata lists the scopes and lacks it (OpenID Connect Core
+    /// section 11). Metadata need not list them (RFC 8414 section 2).
     pub(crate) offline: Option<String>,
     /// The query parameters for scopes: the first whose prefix a scope has takes it, without the prefix.
     pub(crate) parameters: Vec<ScopeParameter>,
@@ -337,7 +362,7 @@ pub(crate) struct ScopeParameter {
 pub struct Source {
     /// Which fields of the file.
     pub about: String,
-    /// The page or program that says so.
+    /// The URL of the page, or the program, that says so.
     pub source: String,
     /// The day on which it was read, `YYYY-MM-DD`.
     pub date: String,

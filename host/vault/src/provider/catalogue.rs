@@ -8,7 +8,7 @@ use std::{
 
 use keyward_model::diagnostic::line_column;
 
-use super::{ConnectionMethod, Provider};
+use super::{ConnectionMethod, Provider, Revocation};
 
 /// The files that are built in, each by its name.
 const BUILTIN: [(&str, &str); 5] = [
@@ -103,46 +103,88 @@ fn parse(file: &str, text: &str) -> Result<Provider, CatalogueError> {
     })?;
     match fault(file, &provider) {
         None => Ok(provider),
-        Some((field, message)) => Err(CatalogueError::Invalid {
-            file: file.to_owned(),
-            line: text.lines().position(|line| line.trim_start().starts_with(field)).map(|index| index + 1),
-            message,
-        }),
+        Some(Fault { table, field, message }) => {
+            Err(CatalogueError::Invalid { file: file.to_owned(), line: line_of(text, table, field), message })
+        }
     }
 }
 
-/// The first fault of a provider: the start of the line where it stands, and what is wrong.
-fn fault(file: &str, provider: &Provider) -> Option<(&'static str, String)> {
+/// What is wrong with a provider, and where: the table is "" at the top of the file.
+struct Fault {
+    table: &'static str,
+    field: &'static str,
+    message: String,
+}
+
+/// The line of a field, from 1, where the file is written in the usual way: each table under its own header.
+fn line_of(text: &str, table: &str, field: &str) -> Option<usize> {
+    let mut here = "";
+    let found = text.lines().position(|line| {
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[') {
+            here = header.split(']').next().unwrap_or_default().trim();
+        }
+        here == table && line.split('=').next().is_some_and(|key| key.trim() == field)
+    });
+    found.map(|index| index + 1)
+}
+
+/// The first fault of a provider.
+fn fault(file: &str, provider: &Provider) -> Option<Fault> {
+    let found = |table, field, message: &str| Some(Fault { table, field, message: message.to_owned() });
     let stem = Path::new(file).file_stem().unwrap_or_default();
     if *stem != *provider.id {
-        return Some(("id", format!("the file must be called {}.toml, as its id says", provider.id)));
+        return found("", "id", &format!("the file must be called {}.toml, as its id says", provider.id));
     }
     if provider.methods.is_empty() {
-        return Some(("methods", "at least one method is needed".to_owned()));
+        return found("", "methods", "at least one method is needed");
     }
     let discovers = provider.issuer.is_some() || provider.issuer_from_connection;
     if provider.issuer.is_some() && provider.issuer_from_connection {
-        return Some(("issuer", "either the file or each connection names the issuer, not both".to_owned()));
+        return found("", "issuer", "either the file or each connection names the issuer, not both");
     }
     let person = provider.methods.contains(&ConnectionMethod::Oauth2);
     let grants = person || provider.methods.contains(&ConnectionMethod::ClientCredentials);
     if grants && !discovers && provider.token.endpoint.is_none() {
-        return Some(("methods", "without an issuer, [token] must name its endpoint".to_owned()));
+        return found("", "methods", "without an issuer, [token] must name its endpoint");
     }
     if person && !discovers && provider.authorization.endpoint.is_none() {
-        return Some(("methods", "without an issuer, [authorization] must name its endpoint".to_owned()));
+        return found("", "methods", "without an issuer, [authorization] must name its endpoint");
     }
     if provider.scopes.parameters.is_empty() {
-        return Some(("parameters", "at least one parameter for scopes is needed".to_owned()));
+        return found("scopes", "parameters", "at least one parameter for scopes is needed");
+    }
+    if provider.scopes.separator.is_empty() {
+        return found("scopes", "separator", "something must stand between two scopes");
     }
     if provider.token.places.is_empty() {
-        return Some(("places", "at least one place for tokens is needed; \"\" is the whole reply".to_owned()));
+        return found("token", "places", "at least one place for tokens is needed; \"\" is the whole reply");
     }
-    let urls =
-        [&provider.issuer, &provider.authorization.endpoint, &provider.token.endpoint, &provider.account.endpoint];
-    urls.into_iter().flatten().find(|url| !is_plain(url)).map(|url| {
-        ("issuer", format!("{} must be https (or http, where the operator allows it), without user or fragment", url))
-    })
+    let (token, account) = (&provider.token, &provider.account);
+    let pointers = token.places.iter().map(|pointer| ("token", "places", pointer));
+    let pointers = pointers.chain(account.name.iter().map(|pointer| ("account", "name", pointer)));
+    let mut pointers = pointers.chain(account.works_when.iter().map(|pointer| ("account", "works_when", pointer)));
+    if let Some((table, field, pointer)) = pointers.find(|(_, _, text)| !text.is_empty() && !text.starts_with('/')) {
+        return found(table, field, &format!("{pointer:?} is no JSON pointer: one is empty or begins with \"/\""));
+    }
+    let revocation = provider.revocation.as_ref();
+    let of_github = matches!(revocation, Some(Revocation::Github { .. }));
+    let urls = [
+        ("", "issuer", provider.issuer.as_ref()),
+        ("authorization", "endpoint", provider.authorization.endpoint.as_ref()),
+        ("token", "endpoint", token.endpoint.as_ref()),
+        ("revocation", if of_github { "api" } else { "endpoint" }, revocation.map(Revocation::url)),
+        ("account", "endpoint", account.endpoint.as_ref()),
+    ];
+    let (table, field, url) = urls.into_iter().find_map(|(table, field, url)| {
+        let wrong = url.filter(|url| !is_plain(url))?;
+        Some((table, field, wrong))
+    })?;
+    found(
+        table,
+        field,
+        &format!("{url} must be https (or http, where the operator allows it), without user or fragment"),
+    )
 }
 
 /// Whether a URL can be an endpoint. That http is refused but for the operator's exceptions is the wire's rule.
@@ -164,6 +206,10 @@ mod tests {
         for (file, text) in BUILTIN {
             let provider = parse(file, text).unwrap();
             assert!(!provider.sources.is_empty(), "{file} names no source");
+            for source in provider.sources.iter().filter(|source| source.verified) {
+                let run = source.source.contains("run against");
+                assert!(run || source.source.starts_with("https://"), "{file} names no page for {}", source.about);
+            }
         }
         assert_eq!(Catalogue::builtin().ids().collect::<Vec<_>>(), ["github", "google", "http", "oidc", "slack"]);
     }
@@ -178,6 +224,23 @@ mod tests {
             ("methods = [\"bearer\"]\nissuer = \"nonsense\"\n", "x.toml:4: "),
             ("methods = [\"bearer\"]\nissuer = \"https://u@h\"\n", "x.toml:4: https://u@h/ must be https"),
             ("methods = [\"bearer\"]\n[token]\nrotation = \"often\"\n", "x.toml:5: unknown variant `often`"),
+            ("methods = [\"bearer\"]\n[token]\nplaces = [\"data\"]\n", "x.toml:5: \"data\" is no JSON pointer"),
+            ("methods = [\"bearer\"]\n[account]\nname = [\"/a\", \"b\"]\n", "x.toml:5: \"b\" is no JSON pointer"),
+            ("methods = [\"bearer\"]\n[account]\nworks_when = \"ok\"\n", "x.toml:5: \"ok\" is no JSON pointer"),
+            ("methods = [\"bearer\"]\n[scopes]\nseparator = \"\"\n", "x.toml:5: something must stand between"),
+            ("methods = [\"bearer\"]\n[scopes]\nparameters = []\n", "x.toml:5: at least one parameter"),
+            (
+                "methods = [\"bearer\"]\n[token]\nendpoint = \"https://h\"\n[account]\nendpoint = \"https://h#x\"\n",
+                "x.toml:7: https://h/#x must be https",
+            ),
+            (
+                "methods = [\"bearer\"]\n[revocation]\nkind = \"slack\"\nendpoint = \"ftp://h\"\n",
+                "x.toml:6: ftp://h/ must be https",
+            ),
+            (
+                "methods = [\"bearer\"]\n[revocation]\nkind = \"github\"\napi = \"https://u:p@h\"\n",
+                "x.toml:6: https://u:p@h/ must be https",
+            ),
         ];
         for (rest, expected) in cases {
             let error = parse("x.toml", &format!("{head}{rest}")).unwrap_err().to_string();
@@ -207,6 +270,9 @@ mod tests {
             ("github", "incorrect_client_credentials", "invalid_client"),
             ("slack", "invalid_refresh_token", "invalid_grant"),
             ("slack", "bad_client_secret", "invalid_client"),
+            ("slack", "token_revoked", "invalid_grant"),
+            ("slack", "account_inactive", "invalid_grant"),
+            ("slack", "invalid_auth", "invalid_token"),
             ("oidc", "invalid_grant", "invalid_grant"),
             ("oidc", "whatever", "whatever"),
         ] {
