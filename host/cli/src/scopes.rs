@@ -37,21 +37,8 @@ pub(crate) fn least(given: BTreeSet<String>, actions: &[Action], implications: &
             chosen.extend(missing);
         }
     }
-    let added = without_included(chosen, implications);
+    let added = implications.without_included(chosen);
     given.into_iter().chain(added).collect()
-}
-
-/// `scopes` without those that others of them include.
-pub(crate) fn without_included(mut scopes: BTreeSet<String>, implications: &Implications) -> BTreeSet<String> {
-    let all: Vec<String> = scopes.iter().cloned().collect();
-    for scope in all {
-        // One by one, so that of two scopes which include each other one stays.
-        scopes.remove(&scope);
-        if !implications.closure(&scopes).contains(&scope) {
-            scopes.insert(scope);
-        }
-    }
-    scopes
 }
 
 #[cfg(test)]

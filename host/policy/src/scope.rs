@@ -25,6 +25,19 @@ impl Implications {
         }
         closed
     }
+
+    /// `scopes` without those that others of them include.
+    pub fn without_included(&self, mut scopes: BTreeSet<String>) -> BTreeSet<String> {
+        let all: Vec<String> = scopes.iter().cloned().collect();
+        for scope in all {
+            // One by one, so that of two scopes which include each other one stays.
+            scopes.remove(&scope);
+            if !self.closure(&scopes).contains(&scope) {
+                scopes.insert(scope);
+            }
+        }
+        scopes
+    }
 }
 
 /// The first of the sets `needed` of which every scope is granted; where `needed` is empty, nothing is needed.
@@ -49,7 +62,7 @@ pub fn satisfied<'a>(needed: &'a [Vec<String>], granted: &BTreeSet<String>) -> R
 }
 
 /// Whether the text is a scope token (RFC 6749 section 3.3).
-pub(crate) fn is_scope_token(text: &str) -> bool {
+pub fn is_scope_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\')
 }
 

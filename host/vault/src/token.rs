@@ -8,6 +8,7 @@ mod identity;
 
 use std::collections::BTreeSet;
 
+use keyward_policy::scope::is_scope_token;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
@@ -66,6 +67,11 @@ impl Refusal {
         self.code == "invalid_grant"
     }
 
+    /// The access token is dead.
+    pub(crate) fn ends_token(&self) -> bool {
+        self.ends_grant() || self.code == "invalid_token"
+    }
+
     /// The client registration is refused; the grant may be as good as ever.
     pub(crate) fn blames_client(&self) -> bool {
         matches!(self.code.as_str(), "invalid_client" | "unauthorized_client") || self.status == 401
@@ -78,13 +84,18 @@ pub(crate) struct Document(Value);
 impl Document {
     /// Reads JSON, or the form encoding that some providers still answer with; anything else is an empty document.
     pub(crate) fn read(body: &[u8]) -> Self {
-        Self(serde_json::from_slice(body).unwrap_or_else(|_| {
+        Self::json(body).unwrap_or_else(|| {
             // A page of HTML reads as a form as well, with names that nobody asks for.
-            form_urlencoded::parse(body)
+            let members = form_urlencoded::parse(body)
                 .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
-                .collect::<serde_json::Map<_, _>>()
-                .into()
-        }))
+                .collect::<serde_json::Map<_, _>>();
+            Self(members.into())
+        })
+    }
+
+    /// Reads JSON and nothing else.
+    pub(crate) fn json(body: &[u8]) -> Option<Self> {
+        serde_json::from_slice(body).ok().map(Self)
     }
 
     /// The text at a JSON pointer, where it is text and not empty.
@@ -92,17 +103,23 @@ impl Document {
         self.0.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
     }
 
-    /// A name at a JSON pointer: text, or a number as some providers write their ids.
+    /// A name at a JSON pointer, cut to what a person reads: text, or a number as some providers write their ids.
     pub(crate) fn name(&self, pointer: &str) -> Option<String> {
-        match self.0.pointer(pointer)? {
-            Value::Number(number) => Some(number.to_string()),
-            _ => self.text(pointer).map(str::to_owned),
-        }
+        let name = match self.0.pointer(pointer)? {
+            Value::Number(number) => number.to_string(),
+            _ => printable(self.text(pointer)?, &[]),
+        };
+        Some(name).filter(|name| !name.is_empty())
+    }
+
+    /// What is said with `true` or `false` at a JSON pointer.
+    pub(crate) fn flag(&self, pointer: &str) -> Option<bool> {
+        self.0.pointer(pointer)?.as_bool()
     }
 
     /// Whether `true` stands at a JSON pointer.
     pub(crate) fn is_true(&self, pointer: &str) -> bool {
-        self.0.pointer(pointer) == Some(&Value::Bool(true))
+        self.flag(pointer) == Some(true)
     }
 
     /// The value at a JSON pointer.
@@ -205,29 +222,35 @@ fn seconds(value: &Value) -> Option<Duration> {
     (1.0..=MAX_LIFETIME).contains(&seconds).then(|| Duration::seconds(seconds as i64))
 }
 
-/// A thousand years: more is a mistake in the unit, or a way to overflow the calendar.
-const MAX_LIFETIME: f64 = 1000.0 * 365.0 * 86_400.0;
+/// Ten years. More is written in milliseconds or means for ever, and nobody knows which: such a token is used until it
+/// is refused, as one whose end is not told.
+const MAX_LIFETIME: f64 = 10.0 * 365.0 * 86_400.0;
 
 /// The scopes that a provider tells, where what it tells means something.
 pub(crate) fn told_scopes(provider: &Provider, value: &Value) -> Option<BTreeSet<String>> {
     scopes(value, &provider.scopes.separator).filter(|told| !(told.is_empty() && provider.scopes.empty_is_silent))
 }
 
-/// Scopes as text with the provider's separator or spaces, or as an array.
+/// Scopes as text with the provider's separator or spaces, or as an array. What is no scope token (RFC 6749 section
+/// 3.3) is left out, and so is what goes beyond all measure: it would be stored and shown.
 pub(crate) fn scopes(value: &Value, separator: &str) -> Option<BTreeSet<String>> {
-    let split = |text: &str| {
-        text.split(' ').flat_map(|part| part.split(separator)).filter(|s| !s.is_empty()).map(str::to_owned).collect()
+    let told: Vec<&str> = match value {
+        Value::String(text) => text.split(' ').flat_map(|part| part.split(separator)).collect(),
+        Value::Array(values) => values.iter().map(Value::as_str).collect::<Option<_>>()?,
+        _ => return None,
     };
-    match value {
-        Value::String(text) => Some(split(text)),
-        Value::Array(values) => values.iter().map(|value| value.as_str().map(str::to_owned)).collect(),
-        _ => None,
-    }
+    let fits = |scope: &&str| is_scope_token(scope) && scope.len() <= MAX_SCOPE;
+    Some(told.into_iter().filter(fits).take(MAX_SCOPES).map(str::to_owned).collect())
 }
+
+/// The longest scope that is believed, bytes, and the most scopes.
+const MAX_SCOPE: usize = 512;
+const MAX_SCOPES: usize = 500;
 
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use serde_json::json;
     use time::macros::datetime;
 
     use super::*;
@@ -260,6 +283,8 @@ mod tests {
             (r#","expires_in":null"#, None),
             (r#","expires_in":"soon""#, None),
             (r#","expires_in":1e300"#, None),
+            // An hour is 3,600,000 ms, which may be 41 days; 14 days in ms cannot be meant as seconds.
+            (r#","expires_in":1209600000"#, None),
             (r#","expires_in":{}"#, None),
             ("", None),
         ] {
@@ -279,6 +304,7 @@ mod tests {
             ("oidc", r#","scope":"a,b""#, set(&["a,b"])),
             ("oidc", "", None),
             ("oidc", r#","scope":7"#, None),
+            ("oidc", r#","scope":"a \"b\" \\c \u001b[31m ä""#, set(&["a"])),
             ("github", r#","scope":"repo,user""#, set(&["repo", "user"])),
             ("github", r#","scope":"repo user""#, set(&["repo", "user"])),
             ("github", r#","scope":"""#, None),
@@ -286,6 +312,19 @@ mod tests {
             let reply = read_as(provider, 200, &format!(r#"{{"access_token":"test-at"{member}}}"#)).ok().unwrap();
             assert_eq!(reply.scopes, expected, "{member}");
         }
+    }
+
+    #[test]
+    fn what_a_provider_tells_without_measure_is_cut() {
+        let document = json!({"name": format!("a\u{1b}{}", "b".repeat(200_000)), "empty": "\n", "id": 7});
+        let document = Document::read(document.to_string().as_bytes());
+        assert_eq!(document.name("/name").unwrap().len(), 200);
+        assert!(document.name("/name").unwrap().starts_with("abb"));
+        assert_eq!(document.name("/empty"), None);
+        assert_eq!(document.name("/id").unwrap(), "7");
+        let many: Vec<_> = (0..10_000).map(|index| format!("scope-{index}")).collect();
+        assert_eq!(scopes(&json!(many), " ").unwrap().len(), MAX_SCOPES);
+        assert_eq!(scopes(&json!("b".repeat(MAX_SCOPE + 1)), " "), set(&[]));
     }
 
     #[test]
