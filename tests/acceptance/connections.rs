@@ -5,11 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use http::StatusCode;
 use keyward_harness::{
-    AuthorizationServer, GithubApi, Keyward,
+    AuthorizationServer, EchoServer, GithubApi, Keyward,
     authorization_server::{CLIENT_ID, CLIENT_SECRET, Options},
     person::Decision,
 };
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// A token that has ended after [`short_life`].
 const SHORT: Options = Options { access_token_ttl: 2, rotate: true };
@@ -24,7 +25,22 @@ fn facts(keyward: &Keyward) -> Result<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_due_is_refreshed_before_it_is_used() -> Result<()> {
+async fn a_token_that_is_due_is_refreshed_before_it_ends() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options { access_token_ttl: 12, rotate: true })?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let ends = facts(&keyward)?["expires_at"].as_str().map(|at| OffsetDateTime::parse(at, &Rfc3339)).unwrap()?;
+    // From half its life on it is due at any rate.
+    tokio::time::sleep(Duration::from_millis(6200)).await;
+    keyward.run(["call", "github.current-user"])?.success();
+    assert!(OffsetDateTime::now_utc() < ends, "the machine was too slow: the token had ended");
+    let seen = authorization.seen().await?;
+    assert_eq!((&seen["refresh_token"], &seen["failed"]), (&json!(1), &json!(0)), "{seen}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_has_ended_is_refreshed_before_it_is_used() -> Result<()> {
     let authorization = AuthorizationServer::start(SHORT)?;
     let api = GithubApi::start(&authorization).await?;
     let keyward = Keyward::connected(&authorization, &api).await?;
@@ -118,14 +134,91 @@ async fn a_deleted_connection_is_revoked_at_the_provider_and_gone() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_can_be_deleted_while_the_provider_is_away() -> Result<()> {
+async fn while_the_provider_is_away_a_connection_is_deleted_only_by_who_says_so() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let api = GithubApi::start(&authorization).await?;
     let keyward = Keyward::connected(&authorization, &api).await?;
     drop(authorization);
-    let outcome = keyward.run(["--json", "connections", "delete", "octocat", "--yes"])?.success();
+    let error = keyward.run(["--json", "connections", "delete", "octocat", "--yes"])?.failure(5).error();
+    assert_eq!(error["code"], "not-revoked", "{error}");
+    assert_eq!(facts(&keyward)?["state"]["state"], "active");
+    let delete = ["--json", "connections", "delete", "octocat", "--without-revoking", "--yes"];
+    let outcome = keyward.run(delete)?.success();
     assert_eq!(outcome.json()["revoked"], false, "{}", outcome.stdout);
     assert_eq!(keyward.run(["--json", "connections", "list"])?.success().json(), json!([]));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_tells_whose_account_it_is_and_changes_nothing_while_the_provider_is_away() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let mut keyward = Keyward::initialised(&[authorization.authority()])?;
+    keyward.set("KEYWARD_CLIENT_SECRET", CLIENT_SECRET);
+    let connect =
+        ["--json", "connect", "oidc", "--no-browser", "--name", "octocat", "--client-id", CLIENT_ID, "--issuer"];
+    let connect: Vec<String> = connect.into_iter().chain([authorization.issuer.as_str()]).map(str::to_owned).collect();
+    keyward.sign_in(&connect, Decision::Agree).await?.0.success();
+    let report = keyward.run(["--json", "connections", "test", "octocat"])?.success().json();
+    assert_eq!(report["outcome"], "works", "{report}");
+    assert_eq!(report["connection"]["account"], "octocat", "{report}");
+
+    drop(authorization);
+    let error = keyward.run(["--json", "connections", "test", "octocat"])?.failure(8).error();
+    assert_eq!(error["code"], "provider-unreachable", "{error}");
+    assert_eq!(facts(&keyward)?["state"]["state"], "active");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pasted_key_is_sent_where_the_connector_says() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::initialised(&[authorization.authority(), api.authority()])?;
+    keyward.use_provider(&authorization)?;
+    keyward.add_plugin("github")?;
+    let endpoint = format!("api={}", api.url);
+    let connect = ["connect", "github", "--method", "api-key", "--secret-file", "-", "--scope", "repo", "--endpoint"];
+    keyward.run_with_input(connect.into_iter().chain([endpoint.as_str()]), "test-pasted-key")?.success();
+    let outcome = keyward.run(["call", "github.current-user"])?;
+    assert_ne!(outcome.code, Some(0), "the API knows no such key");
+    assert_eq!(api.seen()[0].token.as_deref(), Some("test-pasted-key"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn user_name_and_password_are_sent_as_basic() -> Result<()> {
+    let server = EchoServer::start().await?;
+    let keyward = Keyward::initialised(&[server.authority()])?;
+    let providers = keyward.data_dir().join("providers");
+    std::fs::create_dir_all(&providers)?;
+    let account = format!("{}/echo/json", server.url);
+    let provider = "id = \"desk\"\ntitle = \"Desk\"\nmethods = [\"basic\"]\n[account]\nendpoint";
+    std::fs::write(providers.join("desk.toml"), format!("{provider} = \"{account}\"\n"))?;
+    let connect = ["connect", "desk", "--username", "reporter", "--secret-file", "-"];
+    keyward.run_with_input(connect, "test-password")?.success();
+    let report = keyward.run(["--json", "connections", "test", "desk"])?.success().json();
+    assert_eq!(report["outcome"], "works", "{report}");
+    let received = server.received();
+    let (_, value) = received[0].headers.iter().find(|(name, _)| name == "authorization").unwrap();
+    assert_eq!(value, "Basic cmVwb3J0ZXI6dGVzdC1wYXNzd29yZA==");
+
+    let refused = keyward.run(["--json", "connect", "desk", "--reconnect", "--issuer", "https://as.example"])?;
+    assert_eq!(refused.failure(2).error()["code"], "flag-unsuitable");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_secret_is_taken_for_the_client_of_a_connection() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let mut keyward = Keyward::initialised(&[authorization.authority()])?;
+    keyward.use_provider(&authorization)?;
+    keyward.set("KEYWARD_CLIENT_SECRET", CLIENT_SECRET);
+    keyward.run(["connect", "github", "--method", "client-credentials", "--client-id", CLIENT_ID])?.success();
+    let again = ["--json", "connect", "github", "--reconnect"];
+    keyward.set("KEYWARD_CLIENT_SECRET", "test-another-secret");
+    assert_eq!(keyward.run(again)?.failure(5).error()["code"], "provider-refused");
+    keyward.set("KEYWARD_CLIENT_SECRET", "");
+    keyward.run(again)?.success();
     Ok(())
 }
 

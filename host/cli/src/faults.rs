@@ -105,6 +105,7 @@ impl From<ConnectionError> for Failure {
             ConnectionError::Busy { .. } => (Exit::Environment, "connection-busy"),
             ConnectionError::NeedsReconnect { .. } => (Exit::Connection, "reconnect-required"),
             ConnectionError::ClientRefused { .. } => (Exit::Connection, "client-refused"),
+            ConnectionError::NotRevoked { .. } => (Exit::Connection, "not-revoked"),
             _ => (Exit::Connection, "connection-failed"),
         };
         let failure = Self::new(exit, code, error.to_string()).because(&error).maybe_hint(error.hint());

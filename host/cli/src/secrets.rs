@@ -57,7 +57,7 @@ pub(crate) async fn read_optional(output: Output, wanted: Wanted<'_>) -> Result<
 }
 
 /// Reads a secret from where it may come without asking a person.
-async fn given(wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
+pub(crate) async fn given(wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
     let Some(path) = wanted.file else { return from_variable(wanted.variable) };
     let source = path.to_owned();
     let bytes = files::waiting(move || read_bounded(&source)).await.map_err(|error| {

@@ -5,6 +5,8 @@
 //! exchanges the code. The reply to that exchange is not stored before it is read, other than in a refresh: nothing
 //! but a parser that takes any reply with an access token stands between the reply and the insert, and the
 //! person who could begin again is at the keyboard.
+//!
+//! A connection that is made again asks for the scopes that it has and keeps what it is not given anew.
 
 mod begin;
 mod error;
@@ -19,6 +21,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use keyward_model::{ConnectionFacts, ConnectionId, ConnectionName, Principal, TenantId};
+use keyward_policy::scope::is_scope_token;
+use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
@@ -34,7 +38,7 @@ pub use error::ConnectionError;
 pub use retire::RevokeReport;
 pub use test::{TestOutcome, TestReport};
 
-pub(crate) use begin::scope_parameter;
+pub(crate) use begin::{bare_scope, scope_parameter};
 pub(crate) use row::Opened;
 
 /// What a new connection is to be, or, with `reconnect`, what an old one is to be from now on.
@@ -53,9 +57,10 @@ pub struct NewConnection {
     /// The issuer, where the provider leaves it to the connection. It is kept sealed; without it, a connection that
     /// is made again keeps its own.
     pub issuer: Option<Url>,
-    /// The client to act as. Without it, a connection that is made again keeps its own.
-    pub client: Option<ClientRegistration>,
-    /// The scopes to ask for; for a pasted secret, those that it has.
+    /// The client to act as.
+    pub client: ClientRegistration,
+    /// The scopes to ask for; for a pasted secret, those that it has. A connection that is made again asks for those
+    /// that it has as well.
     pub scopes: BTreeSet<String>,
     /// URLs that stand in place of configurable endpoints of a connector.
     pub endpoints: BTreeMap<String, String>,
@@ -64,12 +69,21 @@ pub struct NewConnection {
 }
 
 /// A client as it is registered at the provider.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ClientRegistration {
-    /// Its id.
-    pub id: String,
-    /// Its secret; `None` for a public client.
+    /// Its id. Without it, a connection that is made again keeps its own.
+    pub id: Option<String>,
+    /// Its secret; `None` for a public client, or, without an id, for the secret that the connection has.
     pub secret: Option<Secret>,
+}
+
+/// What came of a consent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Connected {
+    /// The connection.
+    pub facts: ConnectionFacts,
+    /// When it stops working: the provider gave a token that ends, and none to refresh it with.
+    pub ends_at: Option<OffsetDateTime>,
 }
 
 /// A credential that a person pastes.
@@ -143,7 +157,7 @@ impl Vault {
             StaticCredential::Bearer(secret) => (ConnectionMethod::Bearer, false, secret),
         };
         let provider = self.provider_for(&new.provider, method)?;
-        self.existing(&new, provider).await?;
+        let existing = self.existing(&new, provider).await?;
         let is_carried = |text: &str| (may_be_empty || !text.is_empty()) && !text.chars().any(char::is_control);
         if !secret.expose_str().is_some_and(is_carried) {
             return Err(unsuitable(
@@ -163,7 +177,7 @@ impl Vault {
                 Credential::Basic { username, password, secret }
             }
         };
-        let scopes = check_scopes(provider, &new.scopes)?;
+        let scopes = wanted_scopes(provider, &new.scopes, existing.as_ref())?;
         let made = row::Made { method, credential, granted: scopes, assumed: true, account: None, expires_at: None };
         Ok(self.keep(row::Identity::of(new), provider, made).await?.row.facts)
     }
@@ -212,44 +226,76 @@ fn unsuitable(message: &str, hint: &str) -> VaultError {
     ConnectionError::Unsuitable { message: message.to_owned(), hint: Some(hint.to_owned()) }.into()
 }
 
-/// The scopes, where each is one that a request can carry (RFC 6749 section 3.3) and the provider can take apart.
-fn check_scopes(provider: &Provider, scopes: &BTreeSet<String>) -> Result<BTreeSet<String>, ConnectionError> {
-    let fits = |scope: &&String| {
-        !scope.is_empty()
-            && scope.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
-            && !scope.contains(&provider.scopes.separator)
-    };
-    match scopes.iter().find(|scope| !fits(scope)) {
-        None => Ok(scopes.clone()),
-        Some(wrong) => {
-            let message = format!("{wrong:?} is not a scope of {}", provider.title);
-            Err(ConnectionError::Unsuitable { message, hint: Some("give scopes one by one".to_owned()) })
-        }
-    }
+fn unusable(provider: &Provider, message: String) -> ConnectionError {
+    ConnectionError::Unusable { provider: provider.title.clone(), message }
 }
 
-/// The client to act as: the one that is given, or the one that the connection had.
+/// Whether a text is a scope that a request can carry and the provider can take apart.
+fn fits(provider: &Provider, scope: &str) -> bool {
+    is_scope_token(scope) && !scope.contains(&provider.scopes.separator)
+}
+
+/// The scopes to ask for: the `given` ones and, of a connection that is made again, those that it has, because the
+/// flows that use it need them.
+fn wanted_scopes(
+    provider: &Provider,
+    given: &BTreeSet<String>,
+    existing: Option<&Opened>,
+) -> Result<BTreeSet<String>, ConnectionError> {
+    if let Some(wrong) = given.iter().find(|scope| !fits(provider, scope)) {
+        let message = format!("{wrong:?} is not a scope of {}", provider.title);
+        return Err(ConnectionError::Unsuitable { message, hint: Some("give scopes one by one".to_owned()) });
+    }
+    let mut wanted = given.clone();
+    let Some(Opened { row, credential }) = existing else { return Ok(wanted) };
+    let implications = provider.implications();
+    let requested = credential.grant().map(|grant| &grant.requested);
+    let known = requested.into_iter().flatten().map(|scope| bare_scope(provider, scope).to_owned()).collect();
+    let mut others = row.facts.granted_scopes.clone();
+    others.retain(|scope| !implications.closure(&known).contains(scope) && fits(provider, scope));
+    // Replies tell scopes without the prefix that made them be asked for by their parameter.
+    let prefix = requested.into_iter().flatten().find_map(|scope| scope.strip_suffix(bare_scope(provider, scope)));
+    let prefix = prefix.unwrap_or_default();
+    wanted.extend(requested.into_iter().flatten().cloned());
+    wanted.extend(implications.without_included(others).into_iter().map(|scope| format!("{prefix}{scope}")));
+    Ok(wanted)
+}
+
+/// The client to act as: the one that is given, or the one that the connection had, with a new secret where there is
+/// one. A client belongs to the server where it is registered, and its secret goes to no other.
 fn client_of(
-    given: Option<ClientRegistration>,
+    given: ClientRegistration,
     existing: Option<&Opened>,
     provider: &Provider,
-    authentication: impl FnOnce(bool) -> Result<crate::provider::ClientAuthentication, ConnectionError>,
+    server: &begin::Server,
 ) -> Result<Client, VaultError> {
-    match given {
-        Some(ClientRegistration { id, secret }) => {
-            let text = |secret: &Secret| secret.expose_str().is_some_and(|text| !text.is_empty());
-            if id.is_empty() || secret.as_ref().is_some_and(|secret| !text(secret)) {
-                return Err(unsuitable("the client's id or secret is empty or not text", "copy it again"));
-            }
-            let authentication = authentication(secret.is_some())?;
-            Ok(Client { id, secret, authentication })
-        }
-        None => match existing.map(|opened| &opened.credential) {
-            Some(Credential::Grant(grant)) => Ok(grant.client.duplicate()),
-            _ => Err(unsuitable(
-                &format!("a client registration of {} is needed", provider.title),
-                "register an application at the provider and give its client id",
-            )),
-        },
+    let ClientRegistration { id, secret } = given;
+    let text = |secret: &Secret| secret.expose_str().is_some_and(|text| !text.is_empty());
+    if id.as_ref().is_some_and(String::is_empty) || secret.as_ref().is_some_and(|secret| !text(secret)) {
+        return Err(unsuitable("the client's id or secret is empty or not text", "copy it again"));
     }
+    let id = match id {
+        Some(id) => id,
+        None => {
+            let Some(grant) = existing.and_then(|opened| opened.credential.grant()) else {
+                return Err(unsuitable(
+                    &format!("a client registration of {} is needed", provider.title),
+                    "register an application at the provider and give its client id",
+                ));
+            };
+            let (before, now) = (&grant.endpoints, &server.endpoints);
+            if (&before.issuer, &before.token) != (&now.issuer, &now.token) {
+                return Err(unsuitable(
+                    "the connection's client is registered at another authorization server",
+                    "give the id and the secret of a client that is registered at this one",
+                ));
+            }
+            if secret.is_none() {
+                return Ok(grant.client.duplicate());
+            }
+            grant.client.id.clone()
+        }
+    };
+    let authentication = server.authentication(secret.is_some())?;
+    Ok(Client { id, secret, authentication })
 }

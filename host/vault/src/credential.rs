@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use crate::{
     error::VaultError,
     keys::Keyring,
-    provider::ClientAuthentication,
+    provider::{ClientAuthentication, Revocation},
     seal::Place,
     secret::Secret,
     store::{ConnectionRow, Sealed},
@@ -55,7 +55,8 @@ pub enum BasicSecret {
 }
 
 /// What an authorization server granted. The endpoints are those of the day of the consent: a changed provider
-/// file or changed metadata never makes a refresh token go to another place than the one that issued it.
+/// file or changed metadata never makes a token or the client's secret go to another place than the one that the
+/// token came from.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Grant {
     pub(crate) kind: GrantKind,
@@ -87,9 +88,10 @@ pub(crate) struct Endpoints {
     pub(crate) issuer: Option<String>,
     pub(crate) authorization: Option<Url>,
     pub(crate) token: Url,
-    pub(crate) revocation: Option<Url>,
+    pub(crate) revocation: Option<Revocation>,
     pub(crate) introspection: Option<Url>,
-    pub(crate) userinfo: Option<Url>,
+    /// Where it tells whose account it is.
+    pub(crate) account: Option<Url>,
 }
 
 /// A client registration, as sealed.

@@ -54,7 +54,7 @@ mod testing;
 
 pub use apply::{CleanResponse, CredentialedRequest};
 pub use connect::{
-    AuthorizationStart, ClientRegistration, ConnectionError, NewConnection, RevokeReport, StaticCredential,
+    AuthorizationStart, ClientRegistration, Connected, ConnectionError, NewConnection, RevokeReport, StaticCredential,
     TestOutcome, TestReport,
 };
 pub use credential::BasicSecret;

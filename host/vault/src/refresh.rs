@@ -39,7 +39,7 @@ pub(crate) use turns::Turns;
 
 use crate::{
     connect::{ConnectionError, Opened},
-    credential::{Credential, Grant, GrantKind, Live},
+    credential::{Credential, Grant, GrantKind, Live, Tokens},
     error::VaultError,
     oauth,
     store::{Lease, StoreError},
@@ -154,6 +154,17 @@ impl Vault {
         id: &ConnectionId,
         wanted: Wanted,
     ) -> Result<Option<Live>, VaultError> {
+        let result = self.hold_turn(tenant, id, wanted).await;
+        self.forget_unknown(id, &result);
+        result
+    }
+
+    async fn hold_turn(
+        &self,
+        tenant: &TenantId,
+        id: &ConnectionId,
+        wanted: Wanted,
+    ) -> Result<Option<Live>, VaultError> {
         let place = self.turns.of(*id);
         let arrived = self.clock.now().steady;
         let mut turn = match wanted {
@@ -177,7 +188,7 @@ impl Vault {
             if matches!(wanted, Wanted::Other(_)) && turn.forced_within(FORCED, now) {
                 return Ok(None);
             }
-            match self.store.lease_refresh(tenant, id, LEASE).await? {
+            match self.lease(tenant, id).await? {
                 Some(lease) => {
                     let result = self.refresh_under(tenant, id, wanted, lease, &mut turn).await;
                     self.give_back(tenant, id, lease).await;
@@ -204,22 +215,43 @@ impl Vault {
         &self,
         tenant: &TenantId,
         id: &ConnectionId,
-        act: impl AsyncFnOnce() -> Result<T, VaultError>,
+        act: impl AsyncFnOnce(&mut Quiet<'_>) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
         let place = self.turns.of(*id);
-        let _turn = place.lock().await;
-        let mut pauses = Pauses::since(self.clock.now().steady);
-        let lease = loop {
-            match self.store.lease_refresh(tenant, id, LEASE).await? {
-                None if pauses.next(&self.clock).await => {}
-                lease => break lease,
+        let mut turn = place.lock().await;
+        let result = async {
+            let mut pauses = Pauses::since(self.clock.now().steady);
+            let lease = loop {
+                match self.lease(tenant, id).await? {
+                    None if pauses.next(&self.clock).await => {}
+                    lease => break lease,
+                }
+            };
+            let result = act(&mut Quiet { turn: &mut turn, lease }).await;
+            if let Some(lease) = lease {
+                self.give_back(tenant, id, lease).await;
             }
-        };
-        let result = act().await;
-        if let Some(lease) = lease {
-            self.give_back(tenant, id, lease).await;
+            result
         }
+        .await;
+        self.forget_unknown(id, &result);
         result
+    }
+
+    /// Takes the lease; `None` while another has it.
+    async fn lease(&self, tenant: &TenantId, id: &ConnectionId) -> Result<Option<Lease>, VaultError> {
+        match self.store.lease_refresh(tenant, id, LEASE).await {
+            // There is nothing to lease: somebody deleted the connection.
+            Err(StoreError::Conflict) => Err(ConnectionError::Unknown(id.to_string()).into()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Lets no entry stay for a connection that is not there.
+    fn forget_unknown<T>(&self, id: &ConnectionId, result: &Result<T, VaultError>) {
+        if let Err(VaultError::Connection(ConnectionError::Unknown(_))) = result {
+            self.turns.forget(*id);
+        }
     }
 
     /// Gives a lease back; where that fails, it ends by itself.
@@ -240,6 +272,18 @@ impl Vault {
         })
     }
 
+    /// Whether the access token of a grant has ended.
+    pub(crate) fn has_ended(&self, opened: &Opened) -> bool {
+        let tokens = opened.credential.grant().and_then(|grant| grant.tokens.as_ref());
+        tokens.is_some_and(|tokens| due::standing(tokens, self.servers_time(tokens), 0) == Standing::Ended)
+    }
+
+    /// What the clock of the server says that gave the tokens.
+    fn servers_time(&self, tokens: &Tokens) -> time::OffsetDateTime {
+        let wall = self.clock.now().wall;
+        wall.checked_add(time::Duration::seconds(tokens.clock_offset)).unwrap_or(wall)
+    }
+
     /// How good the credential is now.
     ///
     /// # Errors
@@ -256,9 +300,8 @@ impl Vault {
         }
         let Credential::Grant(grant) = &opened.credential else { return Ok(Standing::Good) };
         let Some(tokens) = &grant.tokens else { return dead("it was revoked") };
-        let now = self.clock.now().wall + time::Duration::seconds(tokens.clock_offset);
         let spread = self.fingerprint(opened).map_or(0, |fingerprint| fingerprint[0]);
-        Ok(match due::standing(tokens, now, spread) {
+        Ok(match due::standing(tokens, self.servers_time(tokens), spread) {
             Standing::Due if !grant.can_refresh() || self.is_held(opened) => Standing::Good,
             standing => standing,
         })
@@ -279,6 +322,25 @@ impl Vault {
                 name: facts.name.to_string(),
                 reason: "it was revoked".to_owned(),
             }),
+        }
+    }
+}
+
+/// What is held while nobody refreshes a connection. There is no lease where the patience for another process ended.
+pub(crate) struct Quiet<'a> {
+    turn: &'a mut Turn,
+    lease: Option<Lease>,
+}
+
+impl Quiet<'_> {
+    /// Refreshes a grant whose access token is of no use any more.
+    pub(crate) async fn refresh(&mut self, vault: &Vault, opened: Opened) -> Result<Opened, VaultError> {
+        match self.lease {
+            Some(lease) => vault.exchange(opened, lease, self.turn).await,
+            None => {
+                let name = opened.row.facts.name.to_string();
+                Err(ConnectionError::Busy { name, waited_s: PATIENCE.as_secs() }.into())
+            }
         }
     }
 }

@@ -268,11 +268,14 @@ impl VaultStore for MemoryStore {
 
     async fn lease_refresh(
         &self,
-        _tenant: &TenantId,
+        tenant: &TenantId,
         id: &ConnectionId,
         ttl: Duration,
     ) -> Result<Option<Lease>, StoreError> {
         let mut tables = self.tables();
+        if !tables.connections.contains_key(&key(tenant, id)) {
+            return Err(StoreError::Conflict);
+        }
         let now = Instant::now();
         let entry = tables.leases.entry(*id).or_insert((Lease { fence: 0 }, None));
         if entry.1.is_some_and(|end| end > now) {

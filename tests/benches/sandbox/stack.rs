@@ -231,7 +231,7 @@ impl Stack {
             owner: None,
             provider: "github".to_owned(),
             issuer: None,
-            client: None,
+            client: Default::default(),
             scopes: BTreeSet::from(["repo".to_owned()]),
             endpoints: BTreeMap::from([("api".to_owned(), format!("http://{authority}"))]),
             reconnect: None,

@@ -86,7 +86,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "PORT")]
     redirect_port: Option<u16>,
     /// How long to wait for the sign-in, seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=600))]
     timeout: u64,
 }
 
@@ -118,6 +118,7 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
     let provider = providers::find(&catalogue, &arguments.provider)?;
     let existing = existing(context, &base, &arguments, provider).await?;
     let method = method_of(&arguments, provider, existing.as_ref())?;
+    check_flags(&arguments, method)?;
     if provider.needs_issuer() && arguments.issuer.is_none() && existing.is_none() && of_an_issuer(method) {
         let message = format!("{} leaves the issuer to the connection", provider.title());
         return Err(Failure::new(Exit::Usage, "issuer-missing", message).hint("give its URL with --issuer"));
@@ -129,7 +130,7 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
         owner: None,
         provider: provider.id().to_owned(),
         issuer: arguments.issuer.take(),
-        client: None,
+        client: ClientRegistration::default(),
         scopes: scopes_of(context, &base, &arguments, provider, existing.as_ref()).await?,
         endpoints: endpoints_of(&base, &arguments, existing.as_ref())?,
         reconnect: existing.as_ref().map(|facts| facts.id),
@@ -243,13 +244,32 @@ fn method_of(
     }
 }
 
+/// Refuses flags that the method does not use: what they say would be lost.
+fn check_flags(arguments: &Arguments, method: ConnectionMethod) -> Result<(), Failure> {
+    let pasted = !of_an_issuer(method);
+    let flags = [
+        ("--issuer", arguments.issuer.is_some(), pasted),
+        ("--client-secret-file", arguments.client_secret_file.is_some(), pasted),
+        ("--secret-file", arguments.secret_file.is_some(), !pasted),
+        ("--username", arguments.username.is_some(), method != ConnectionMethod::Basic),
+    ];
+    match flags.into_iter().find(|(_, given, useless)| *given && *useless) {
+        None => Ok(()),
+        Some((flag, ..)) => {
+            let message = format!("the method {method} does not use {flag}");
+            Err(Failure::new(Exit::Usage, "flag-unsuitable", message)
+                .hint(format!("leave {flag} out, or choose another method with --method")))
+        }
+    }
+}
+
 /// Whether an authorization server has to be found.
 fn of_an_issuer(method: ConnectionMethod) -> bool {
     matches!(method, ConnectionMethod::Oauth2 | ConnectionMethod::ClientCredentials)
 }
 
-/// The scopes to ask for: those that are named, those that a connection which is made again has, and the least that the
-/// named actions need beside them.
+/// The scopes to ask for: those that are named, and the least that the named actions need beside them and beside those
+/// that a connection which is made again has. That it asks for its own again is the vault's doing.
 async fn scopes_of(
     context: &Context,
     base: &Base,
@@ -258,9 +278,8 @@ async fn scopes_of(
     existing: Option<&ConnectionFacts>,
 ) -> Result<BTreeSet<String>, Failure> {
     let implications = provider.implications();
-    // What was granted is asked for again: the flows that use the connection need it.
-    let granted = existing.map(|facts| scopes::without_included(facts.granted_scopes.clone(), &implications));
-    let given = arguments.scopes.iter().cloned().chain(granted.into_iter().flatten()).collect();
+    let given: BTreeSet<String> = arguments.scopes.iter().cloned().collect();
+    let granted = existing.map(|facts| facts.granted_scopes.clone()).unwrap_or_default();
     let mut actions: Vec<Action> = Vec::new();
     for Purpose { connector, action } in &arguments.purposes {
         let manifest = match action {
@@ -282,7 +301,8 @@ async fn scopes_of(
             return Err(Failure::new(Exit::Usage, "provider-differs", message));
         }
     }
-    Ok(scopes::least(given, &actions, &implications))
+    let all = scopes::least(given.union(&granted).cloned().collect(), &actions, &implications);
+    Ok(all.into_iter().filter(|scope| given.contains(scope) || !granted.contains(scope)).collect())
 }
 
 fn endpoints_of(
@@ -305,17 +325,24 @@ fn endpoints_of(
     Ok(all)
 }
 
-/// The client to act as; `None` leaves it to the connection that is made again.
+/// The client to act as. What is not given for a connection that is made again stays as it was; a new secret alone goes
+/// with the old id.
 async fn client(
     output: Output,
     arguments: &Arguments,
     provider: &Provider,
     again: bool,
     secret_needed: bool,
-) -> Result<Option<ClientRegistration>, Failure> {
+) -> Result<ClientRegistration, Failure> {
+    let wanted = Wanted {
+        what: "Client secret",
+        file: arguments.client_secret_file.as_deref(),
+        variable: "KEYWARD_CLIENT_SECRET",
+        flag: "--client-secret-file",
+    };
     let id = match &arguments.client_id {
         Some(id) => id.clone(),
-        None if again => return Ok(None),
+        None if again => return Ok(ClientRegistration { id: None, secret: secrets::given(wanted).await? }),
         None if output.can_ask() => inquire::Text::new(&format!("Client id at {}:", provider.title()))
             .prompt()
             .map_err(|error| secrets::interrupted(&error))?,
@@ -327,19 +354,13 @@ async fn client(
             "give its id with --client-id, and its secret in KEYWARD_CLIENT_SECRET or with --client-secret-file",
         ));
     }
-    let wanted = Wanted {
-        what: "Client secret",
-        file: arguments.client_secret_file.as_deref(),
-        variable: "KEYWARD_CLIENT_SECRET",
-        flag: "--client-secret-file",
-    };
     let secret: Option<Secret> = if secret_needed {
         Some(secrets::read(output, wanted).await?)
     } else {
         // A public client has none; so an empty answer is one.
         secrets::read_optional(output, wanted).await?
     };
-    Ok(Some(ClientRegistration { id, secret }))
+    Ok(ClientRegistration { id: Some(id), secret })
 }
 
 async fn credential(
@@ -425,7 +446,7 @@ async fn authorize(
         answer = redirect.answer() => answer,
         _ = tokio::time::sleep(patience(&start, arguments.timeout)) => {
             return Err(Failure::new(Exit::Connection, "sign-in-timeout", "nobody signed in in time; nothing was changed")
-                .hint("run the command again; --timeout lengthens the wait"));
+                .hint("run the command again"));
         }
         () = signals::interrupted() => {
             return Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted; nothing was changed"));
@@ -436,7 +457,17 @@ async fn authorize(
     };
     spinner.now("Exchanging the answer for tokens");
     let finished = vault.finish_authorization(&query).await.map_err(Failure::from);
+    let ends_at = finished.as_ref().ok().and_then(|connected| connected.ends_at);
+    let finished = finished.map(|connected| connected.facts);
     redirect.finish(page(provider, &finished)).await;
+    if let Some(at) = ends_at {
+        output.warn(format_args!(
+            "{} gave no refresh token: the connection stops working at {}",
+            provider.title(),
+            output::moment(at)
+        ));
+        output.hint("a scope, often offline_access, or a setting of the client at the provider may be needed for one");
+    }
     finished
 }
 
@@ -491,6 +522,30 @@ mod tests {
         for text in ["", "api", "=x", "api="] {
             assert!(endpoint(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn flags_that_the_method_does_not_use_are_refused() {
+        use clap::FromArgMatches;
+        let parse = |flags: &[&str]| {
+            let command = Arguments::augment_args(clap::Command::new("connect"));
+            let matches = command.try_get_matches_from(["connect", "oidc"].iter().chain(flags));
+            matches.and_then(|matches| Arguments::from_arg_matches(&matches))
+        };
+        for (method, flags, good) in [
+            (ConnectionMethod::Oauth2, &["--issuer", "https://as.example"][..], true),
+            (ConnectionMethod::Bearer, &["--issuer", "https://as.example"], false),
+            (ConnectionMethod::ApiKey, &["--client-secret-file", "x"], false),
+            (ConnectionMethod::ClientCredentials, &["--client-secret-file", "x"], true),
+            (ConnectionMethod::Oauth2, &["--secret-file", "x"], false),
+            (ConnectionMethod::Bearer, &["--secret-file", "x"], true),
+            (ConnectionMethod::Basic, &["--username", "x"], true),
+            (ConnectionMethod::ApiKey, &["--username", "x"], false),
+        ] {
+            let arguments = parse(flags).expect("the flags are known");
+            assert_eq!(check_flags(&arguments, method).is_ok(), good, "{method} {flags:?}");
+        }
+        assert!(parse(&["--timeout", "601"]).is_err(), "the authorization itself ends after ten minutes");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use clap::{Args, Subcommand};
 use keyward_model::{ConnectionFacts, ConnectionName, ConnectionState};
-use keyward_vault::{TestOutcome, VaultError};
+use keyward_vault::{ConnectionMethod, TestOutcome, VaultError};
 use serde_json::json;
 
+use super::providers;
 use crate::{
     commands::Context,
     compose::{Base, Unlocked},
@@ -23,9 +24,9 @@ pub(crate) enum Command {
     /// Ask the provider whether one works; an access token that is due is refreshed
     Test(NameArguments),
     /// Revoke one at the provider; it stays in the list, and can be connected again
-    Revoke(ConfirmArguments),
+    Revoke(RevokeArguments),
     /// Revoke one at the provider and remove it with its credential
-    Delete(ConfirmArguments),
+    Delete(DeleteArguments),
 }
 
 /// Arguments of `keyward connections list`.
@@ -43,11 +44,24 @@ pub(crate) struct NameArguments {
     name: ConnectionName,
 }
 
-/// Arguments that name a connection which will no longer work.
+/// Arguments of `keyward connections revoke`.
 #[derive(Debug, Args)]
-pub(crate) struct ConfirmArguments {
+pub(crate) struct RevokeArguments {
     /// The connection's name
     name: ConnectionName,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// Arguments of `keyward connections delete`.
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArguments {
+    /// The connection's name
+    name: ConnectionName,
+    /// Remove it without asking the provider; what was granted there stays good until somebody revokes it there
+    #[arg(long)]
+    without_revoking: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -125,14 +139,16 @@ async fn test(context: &Context, name: &ConnectionName) -> Result<(), Failure> {
         context.output.hint(format_args!("connect it again before {}", output::moment(at)));
     }
     if report.outcome == TestOutcome::Refused {
-        return Err(Failure::new(Exit::Connection, "credential-refused", format!("{} refuses {name}", facts.provider))
+        let message = format!("the connection {name} does not work: {}", report.detail);
+        return Err(Failure::new(Exit::Connection, "credential-refused", message)
             .hint(format!("keyward connect {} --reconnect --name {name}", facts.provider)));
     }
     Ok(())
 }
 
-async fn revoke(context: &Context, arguments: ConfirmArguments) -> Result<(), Failure> {
+async fn revoke(context: &Context, arguments: RevokeArguments) -> Result<(), Failure> {
     let (unlocked, facts) = find(context, &arguments.name).await?;
+    warn_of_others(context, &facts)?;
     confirm(context, arguments.yes, &format!("Revoke {} at {}?", facts.name, facts.provider))?;
     let spinner = context.output.spinner(format!("Revoking at {}", facts.provider));
     let report = unlocked.vault.revoke(&context.tenant, &facts.id, &context.principal).await?;
@@ -149,12 +165,19 @@ async fn revoke(context: &Context, arguments: ConfirmArguments) -> Result<(), Fa
         .result(&document, || format!("{} {} is revoked at {}", styled(style::GOOD, "✓"), facts.name, facts.provider))
 }
 
-async fn delete(context: &Context, arguments: ConfirmArguments) -> Result<(), Failure> {
+async fn delete(context: &Context, arguments: DeleteArguments) -> Result<(), Failure> {
     let (unlocked, facts) = find(context, &arguments.name).await?;
+    if !arguments.without_revoking {
+        warn_of_others(context, &facts)?;
+    }
     confirm(context, arguments.yes, &format!("Delete {} and its credential?", facts.name))?;
-    let spinner = context.output.spinner(format!("Revoking at {}", facts.provider));
-    let report = unlocked.vault.delete(&context.tenant, &facts.id, &context.principal).await?;
-    drop(spinner);
+    let (vault, tenant, principal) = (&unlocked.vault, &context.tenant, &context.principal);
+    let report = if arguments.without_revoking {
+        vault.delete_without_revoking(tenant, &facts.id, principal).await?
+    } else {
+        let _spinner = context.output.spinner(format!("Revoking at {}", facts.provider));
+        vault.delete(tenant, &facts.id, principal).await?
+    };
     let document = json!({
         "connection": facts.name,
         "id": facts.id,
@@ -168,6 +191,19 @@ async fn delete(context: &Context, arguments: ConfirmArguments) -> Result<(), Fa
         let reason = output::clean(report.reason.as_deref().unwrap_or("the provider did not say why"));
         context.output.warn(format_args!("it is not revoked at {}: {reason}", facts.provider));
         context.output.hint("revoke it in the settings of your account at the provider");
+    }
+    Ok(())
+}
+
+/// Tells where a provider revokes more than the one connection.
+fn warn_of_others(context: &Context, facts: &ConnectionFacts) -> Result<(), Failure> {
+    let catalogue = providers::catalogue(context)?;
+    let provider = catalogue.find(&facts.provider).filter(|_| facts.method == ConnectionMethod::Oauth2.as_str());
+    if let Some(provider) = provider.filter(|provider| provider.revokes_whole_grant()) {
+        context.output.warn(format_args!(
+            "{} revokes all that this person has granted to the client, so other connections of the same person end too",
+            provider.title()
+        ));
     }
     Ok(())
 }

@@ -168,7 +168,7 @@ async fn connect(vault: &Vault, url: String, token: &str, reconnect: Option<Conn
         owner: None,
         provider: "github".into(),
         issuer: None,
-        client: None,
+        client: Default::default(),
         scopes: ["repo".to_owned()].into(),
         endpoints: BTreeMap::from([("api".into(), url)]),
         reconnect,

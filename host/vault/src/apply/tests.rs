@@ -141,7 +141,7 @@ async fn static_connection(world: &World, credential: StaticCredential) -> Conne
 }
 
 fn new_connection_without_client(provider: &str) -> crate::connect::NewConnection {
-    crate::connect::NewConnection { client: None, ..new_connection(provider, &[]) }
+    crate::connect::NewConnection { client: Default::default(), ..new_connection(provider, &[]) }
 }
 
 fn secret(text: &str) -> Secret {

@@ -9,9 +9,9 @@ use time::{Duration, OffsetDateTime};
 use url::{Host, Url};
 
 use super::{
-    ConnectionError, NewConnection, Opened, check_scopes, client_of,
+    ConnectionError, NewConnection, Opened, client_of,
     row::{ATTEMPTS, Identity},
-    unsuitable,
+    unsuitable, wanted_scopes,
 };
 use crate::{
     credential::{Client, Credential, Endpoints, optional_text, to_json},
@@ -120,8 +120,8 @@ impl Vault {
         let Some(authorization) = server.endpoints.authorization.clone() else {
             return Err(unsuitable("the issuer has no authorization endpoint", "use client credentials"));
         };
-        let client = client_of(new.client.take(), existing.as_ref(), provider, |has| server.authentication(has))?;
-        let mut requested = check_scopes(provider, &new.scopes)?;
+        let client = client_of(std::mem::take(&mut new.client), existing.as_ref(), provider, &server)?;
+        let mut requested = wanted_scopes(provider, &new.scopes, existing.as_ref())?;
         requested.extend(provider.scopes.base.iter().cloned());
         requested.extend(server.offline.clone());
 
@@ -137,7 +137,6 @@ impl Vault {
             nonce: nonce.as_deref(),
             verifier: verifier.as_ref(),
             requested: &requested,
-            offline: server.offline.is_some(),
         })?;
 
         let expires_at = self.clock.now().wall + WINDOW;
@@ -178,11 +177,7 @@ impl Vault {
         issuer: Option<&Url>,
         existing: Option<&Opened>,
     ) -> Result<Server, VaultError> {
-        let rules = &provider.token;
-        let revocation = match &provider.revocation {
-            Some(Revocation::Rfc7009 { endpoint, .. }) => Some(endpoint.clone()),
-            _ => None,
-        };
+        let (rules, revocation, offline) = (&provider.token, provider.revocation.clone(), &provider.scopes.offline);
         if issuer.is_some() && !provider.issuer_from_connection {
             let message = format!("{} has an issuer of its own", provider.title);
             return Err(unsuitable(&message, "use the provider `oidc` with an issuer"));
@@ -195,10 +190,10 @@ impl Vault {
                     token: token.clone(),
                     revocation,
                     introspection: None,
-                    userinfo: None,
+                    account: provider.account.endpoint.clone(),
                 },
                 iss_required: provider.authorization.iss_required,
-                offline: None,
+                offline: offline.clone(),
                 authentication: Some(rules.client_authentication.unwrap_or(ClientAuthentication::ClientSecretBasic)),
                 negotiable: rules.client_authentication.is_none(),
             });
@@ -213,21 +208,27 @@ impl Vault {
         };
         let metadata = discover(&*self.wire, &issuer).await?;
         let authentication = metadata.client_authentication();
-        let supported = metadata.scopes_supported.unwrap_or_default();
-        let offline = provider.scopes.offline.as_ref().filter(|scope| supported.contains(scope));
+        let supported = metadata.scopes_supported;
+        let offline =
+            offline.clone().filter(|scope| supported.as_ref().is_none_or(|supported| supported.contains(scope)));
+        let published = metadata.revocation_endpoint.map(|endpoint| Revocation::Rfc7009 {
+            endpoint,
+            authenticated: true,
+            whole_grant: false,
+        });
         Ok(Server {
             authentication: rules.client_authentication.or(authentication),
             negotiable: rules.client_authentication.is_none(),
             iss_required: provider.authorization.iss_required
                 || metadata.authorization_response_iss_parameter_supported == Some(true),
-            offline: offline.cloned(),
+            offline,
             endpoints: Endpoints {
                 issuer: Some(metadata.issuer),
                 authorization: provider.authorization.endpoint.clone().or(metadata.authorization_endpoint),
                 token: metadata.token_endpoint,
-                revocation: revocation.or(metadata.revocation_endpoint),
+                revocation: revocation.or(published),
                 introspection: metadata.introspection_endpoint,
-                userinfo: metadata.userinfo_endpoint,
+                account: provider.account.endpoint.clone().or(metadata.userinfo_endpoint),
             },
         })
     }
@@ -243,7 +244,6 @@ struct UrlParts<'a> {
     nonce: Option<&'a str>,
     verifier: Option<&'a PkceCodeVerifier>,
     requested: &'a BTreeSet<String>,
-    offline: bool,
 }
 
 fn authorization_url(parts: &UrlParts<'_>) -> Result<Url, ConnectionError> {
@@ -263,7 +263,8 @@ fn authorization_url(parts: &UrlParts<'_>) -> Result<Url, ConnectionError> {
     }
     // A refresh token for later use needs explicit consent (OpenID Connect Core section 11).
     let fixed = &parts.provider.authorization.parameters;
-    if parts.offline && !fixed.contains_key("prompt") {
+    let offline = parts.provider.scopes.offline.as_ref().is_some_and(|scope| parts.requested.contains(scope));
+    if offline && !fixed.contains_key("prompt") {
         request = request.add_extra_param("prompt", "consent");
     }
     for (name, value) in fixed {
@@ -280,14 +281,13 @@ pub(crate) fn scope_parameter<'a>(
     let mut chosen: Option<(&str, Vec<&str>)> = None;
     for scope in requested {
         let parameters = &provider.scopes.parameters;
-        let taker = parameters.iter().find_map(|taker| Some((&taker.name, scope.strip_prefix(taker.prefix.as_str())?)));
-        let Some((name, bare)) = taker else {
+        let Some((name, bare)) = taker(provider, scope) else {
             let message = format!("{} takes no scope like {scope:?}", provider.title);
             return Err(ConnectionError::Unsuitable { message, hint: None });
         };
         match &mut chosen {
             None => chosen = Some((name, vec![bare])),
-            Some((other, scopes)) if other == name => scopes.push(bare),
+            Some((other, scopes)) if *other == name => scopes.push(bare),
             // Each parameter brings a token of its own, and a connection holds one.
             Some(_) => {
                 let prefixes: Vec<_> = parameters.iter().filter(|p| !p.prefix.is_empty()).map(|p| &*p.prefix).collect();
@@ -302,6 +302,17 @@ pub(crate) fn scope_parameter<'a>(
         }
     }
     Ok(chosen.map(|(name, scopes)| (name, scopes.join(&provider.scopes.separator))))
+}
+
+/// The parameter that takes a scope, and the scope without the prefix.
+fn taker<'p, 's>(provider: &'p Provider, scope: &'s str) -> Option<(&'p str, &'s str)> {
+    let parameters = &provider.scopes.parameters;
+    parameters.iter().find_map(|taker| Some((taker.name.as_str(), scope.strip_prefix(taker.prefix.as_str())?)))
+}
+
+/// A scope as replies tell it: without the prefix that chooses a parameter.
+pub(crate) fn bare_scope<'s>(provider: &Provider, scope: &'s str) -> &'s str {
+    taker(provider, scope).map_or(scope, |(_, bare)| bare)
 }
 
 /// A redirect goes to https, or to this machine (RFC 8252 section 7.3), and has no fragment (RFC 6749 section 3.1.2).

@@ -97,6 +97,14 @@ pub enum ConnectionError {
         /// Why.
         reason: String,
     },
+    /// The provider could not be asked to revoke the credential, so it was kept: it is the only means to do so later.
+    #[error("the connection {name} is not revoked: {reason}")]
+    NotRevoked {
+        /// The connection's name.
+        name: String,
+        /// Why.
+        reason: String,
+    },
     /// The provider refuses the client registration; the person's consent may still be good.
     #[error("the client registration of the connection {name} is refused: {reason}")]
     ClientRefused {
@@ -125,12 +133,15 @@ impl ConnectionError {
                 "invalid_scope" => "check the scopes, and that the client may ask for them",
                 "redirect_uri_mismatch" => "register the redirect URI with the client at the provider",
                 "invalid_grant" => "begin again",
-                _ => return None,
+                _ => "look the code up in the provider's documentation, and try again later",
             },
-            Self::Unusable { .. } => return None,
+            Self::Unusable { .. } => "check that the endpoints in the provider's file or metadata are the right ones",
             Self::Unreachable { cause, .. } => return cause.hint.clone(),
             Self::Busy { .. } => "try again; if it stays, look for a process that hangs",
             Self::NeedsReconnect { .. } => "its owner must connect it again; flows that name it need no change",
+            Self::NotRevoked { .. } => {
+                "try again later; `keyward connections delete --without-revoking` removes it without asking the provider"
+            }
             Self::ClientRefused { .. } => {
                 "check the client's id and secret at the provider, then connect again with the right ones"
             }
@@ -142,6 +153,17 @@ impl ConnectionError {
     pub(crate) fn refused(provider: &str, refusal: Refusal, retry_after: Option<Duration>) -> Self {
         let Refusal { status, code, message } = refusal;
         Self::Refused { provider: provider.to_owned(), code, message, status: Some(status), retry_after }
+    }
+
+    /// Whether the provider could not be asked, or was not able to answer.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Busy { .. } => true,
+            Self::Refused { status, code, .. } => {
+                status.is_some_and(|status| status == 429 || status >= 500) || code == "temporarily_unavailable"
+            }
+            _ => false,
+        }
     }
 
     /// Whether the same may work later without anybody's doing.

@@ -9,10 +9,11 @@ use tracing::Instrument;
 use url::form_urlencoded;
 
 use super::{
-    ConnectionError, NewConnection, Opened,
+    Connected, ConnectionError, NewConnection, Opened, bare_scope,
     begin::{Pending, scope_parameter},
-    check_scopes, client_of,
+    client_of,
     row::{Identity, Made},
+    unusable, wanted_scopes,
 };
 use crate::{
     credential::{Client, Credential, Endpoints, Grant, GrantKind, from_json},
@@ -20,7 +21,6 @@ use crate::{
     oauth::{Ask, Outgoing, fetch, form_request, same_issuer, token_request},
     provider::{ClientAuthentication, ConnectionMethod, Provider},
     secret::Secret,
-    store::StoreError,
     token::{self, Document, Expected, Reply},
     vault::Vault,
 };
@@ -34,13 +34,13 @@ impl Vault {
     /// [`ConnectionError::RedirectUnknown`] and [`ConnectionError::RedirectInvalid`] where the redirect is not ours;
     /// [`ConnectionError::Declined`] where nobody consented; other [`ConnectionError`]s where the provider refuses
     /// the exchange; [`VaultError::Store`]. Whatever the error, the redirect cannot be used again.
-    pub async fn finish_authorization(&self, query: &str) -> Result<ConnectionFacts, VaultError> {
+    pub async fn finish_authorization(&self, query: &str) -> Result<Connected, VaultError> {
         let (vault, query) = (self.clone(), query.to_owned());
         let task = async move { vault.take_redirect(&query).await }.in_current_span();
         tokio::spawn(task).await.map_err(|_| VaultError::System("an authorization was stopped".to_owned()))?
     }
 
-    async fn take_redirect(&self, query: &str) -> Result<ConnectionFacts, VaultError> {
+    async fn take_redirect(&self, query: &str) -> Result<Connected, VaultError> {
         let parameters = parameters(query)?;
         let state = parameters.get("state").ok_or_else(|| invalid("it has no state"))?;
         let state_hash: [u8; 32] = Sha256::digest(state.as_bytes()).into();
@@ -54,7 +54,9 @@ impl Vault {
 
         let code = code(provider, &pending, &parameters)?;
         let (identity, made) = self.exchange_code(provider, pending, &code).await?;
-        self.keep_and_ask(provider, identity, made).await
+        let lasts = made.credential.grant().is_some_and(Grant::can_refresh);
+        let facts = self.keep_and_ask(provider, identity, made).await?;
+        Ok(Connected { ends_at: facts.expires_at.filter(|_| !lasts), facts })
     }
 
     async fn exchange_code(
@@ -95,11 +97,11 @@ impl Vault {
         let provider = self.provider_for(&new.provider, ConnectionMethod::ClientCredentials)?;
         let existing = self.existing(&new, provider).await?;
         let server = self.server(provider, new.issuer.as_ref(), existing.as_ref()).await?;
-        let mut client = client_of(new.client.take(), existing.as_ref(), provider, |has| server.authentication(has))?;
+        let mut client = client_of(std::mem::take(&mut new.client), existing.as_ref(), provider, &server)?;
         if client.secret.is_none() {
             return Err(super::unsuitable("a client that acts for itself has a secret", "give the client's secret"));
         }
-        let requested = check_scopes(provider, &new.scopes)?;
+        let requested = wanted_scopes(provider, &new.scopes, existing.as_ref())?;
         let scope = scope_parameter(provider, &requested)?.map(|(_, scopes)| scopes).unwrap_or_default();
         let other = server.other_authentication(&client);
         let ask = Ask::ClientCredentials { scope: &scope };
@@ -188,10 +190,10 @@ impl Vault {
             opened.row.facts.account = self.account(provider, &opened).await;
         }
         if opened.row.facts != before {
-            match self.write(&mut opened, None, None).await {
-                // Somebody uses the connection already; its next test will learn the same.
-                Err(VaultError::Store(StoreError::Conflict)) => return Ok(before),
-                result => result?,
+            // Somebody may use the connection already, or the disk be full: the next test will learn the same.
+            if let Err(error) = self.write(&mut opened, None, None).await {
+                tracing::warn!(connection = %before.id, %error, "what the provider tells of a new connection is not kept");
+                return Ok(before);
             }
         }
         Ok(opened.row.facts)
@@ -206,7 +208,7 @@ impl Vault {
     /// Whose account it is, where the provider tells.
     async fn account(&self, provider: &Provider, opened: &Opened) -> Option<String> {
         let grant = opened.credential.grant()?;
-        let endpoint = provider.account.endpoint.as_ref().or(grant.endpoints.userinfo.as_ref())?;
+        let endpoint = grant.endpoints.account.as_ref()?;
         let method = if provider.account.post { Method::POST } else { Method::GET };
         let request = Outgoing::new(method, endpoint.clone()).bearer(&grant.tokens.as_ref()?.access)?;
         let fetched = fetch(&*self.wire, request).await.ok().filter(|fetched| fetched.status.is_success())?;
@@ -278,7 +280,8 @@ fn made(provider: &Provider, mut grant: Grant, reply: Reply, account: Option<Str
     let told = reply.scopes.or_else(|| claimed_scopes(provider, &reply.tokens.access));
     let expires_at = reply.tokens.expires_at;
     let assumed = told.is_none();
-    let granted = told.unwrap_or_else(|| grant.requested.clone());
+    let bare = |scope: &String| bare_scope(provider, scope).to_owned();
+    let granted = told.unwrap_or_else(|| grant.requested.iter().map(bare).collect());
     let method = match grant.kind {
         GrantKind::AuthorizationCode => ConnectionMethod::Oauth2,
         GrantKind::ClientCredentials => ConnectionMethod::ClientCredentials,
@@ -297,10 +300,6 @@ fn claimed_scopes(provider: &Provider, access: &Secret) -> Option<BTreeSet<Strin
 
 fn invalid(what: &str) -> ConnectionError {
     ConnectionError::RedirectInvalid(what.to_owned())
-}
-
-fn unusable(provider: &Provider, message: String) -> ConnectionError {
-    ConnectionError::Unusable { provider: provider.title.clone(), message }
 }
 
 #[cfg(test)]

@@ -1,17 +1,18 @@
 //! The end of a connection: revoked at the provider, removed here.
 
-use http::Method;
+use http::{Method, StatusCode};
 use keyward_model::{ConnectionId, ConnectionState, Principal, TenantId};
 use serde::Serialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::{ConnectionError, Opened, row::ATTEMPTS};
+use super::{ConnectionError, Opened, row::ATTEMPTS, unusable};
 use crate::{
-    credential::{Credential, Grant, to_json},
+    credential::{Grant, to_json},
     error::VaultError,
     oauth::{Outgoing, basic, fetch, form_request},
     provider::{BasicEncoding, Provider, Revocation},
+    refresh::Quiet,
     store::StoreError,
     token::{self, Document},
     vault::Vault,
@@ -27,25 +28,38 @@ pub struct RevokeReport {
 }
 
 impl RevokeReport {
+    fn done() -> Self {
+        Self { revoked: true, reason: None }
+    }
+
     fn not(reason: impl Into<String>) -> Self {
         Self { revoked: false, reason: Some(reason.into()) }
     }
 }
 
+/// What a provider says to a revocation.
+enum Asked {
+    /// The credential is dead now, whatever it was before.
+    Revoked,
+    /// It does not know the access token.
+    AccessTokenDead,
+}
+
 impl Vault {
     /// Revokes the credential at the provider; the connection stays, in the state `revoked` and without tokens, and
-    /// can be made again under its id. Where the provider cannot do it or cannot be reached, the report says so and
-    /// the connection stays as it was.
+    /// can be made again under its id. Where the provider has no way to do it or refuses, the report says so and the
+    /// connection stays as it was.
     ///
     /// # Errors
-    /// [`ConnectionError::Unknown`]; [`VaultError::Contended`]; [`VaultError::Store`].
+    /// [`ConnectionError::Unknown`]; [`ConnectionError::NotRevoked`] where the provider could not be asked;
+    /// [`VaultError::Contended`]; [`VaultError::Store`].
     pub async fn revoke(
         &self,
         tenant: &TenantId,
         id: &ConnectionId,
         principal: &Principal,
     ) -> Result<RevokeReport, VaultError> {
-        self.in_quiet(tenant, id, async || self.revoke_here(tenant, id, principal).await).await
+        self.in_quiet(tenant, id, async |quiet| self.revoke_here(tenant, id, principal, quiet).await).await
     }
 
     async fn revoke_here(
@@ -53,13 +67,18 @@ impl Vault {
         tenant: &TenantId,
         id: &ConnectionId,
         principal: &Principal,
+        quiet: &mut Quiet<'_>,
     ) -> Result<RevokeReport, VaultError> {
         for _ in 0..ATTEMPTS {
-            let mut opened = self.as_it_is(tenant, id).await?;
+            let opened = self.as_it_is(tenant, id).await?;
             if opened.row.facts.state == ConnectionState::Revoked {
-                return Ok(RevokeReport { revoked: true, reason: None });
+                return Ok(RevokeReport::done());
             }
-            let report = self.revoke_at_provider(&opened).await;
+            let (mut opened, report) = match self.revoke_at_provider(opened, quiet).await {
+                // The row was changed, by a rotation of the keys or by who lost patience: what it holds now counts.
+                Err(VaultError::Store(StoreError::Conflict)) => continue,
+                result => result?,
+            };
             if !report.revoked {
                 return Ok(report);
             }
@@ -71,7 +90,6 @@ impl Vault {
             opened.row.facts.state = ConnectionState::Revoked;
             let audit = self.record(&opened.row.facts, principal, "revoked", None);
             match self.write(&mut opened, None, Some(&audit)).await {
-                // The row was changed, by a rotation of the keys or by who lost patience: what it holds now counts.
                 Err(VaultError::Store(StoreError::Conflict)) => {}
                 result => return result.map(|()| report),
             }
@@ -79,27 +97,55 @@ impl Vault {
         Err(VaultError::Contended { attempts: ATTEMPTS })
     }
 
-    /// Revokes the credential at the provider and removes the connection. A provider that cannot revoke or cannot be
-    /// reached does not keep it from being removed; the report says what is left to do there.
+    /// Revokes the credential at the provider and removes the connection. A provider that has no way to revoke, or
+    /// refuses, does not keep it from being removed; the report says what is left to do there. A provider that is
+    /// away does: the credential is the only means to revoke it later.
     ///
     /// # Errors
-    /// [`ConnectionError::Unknown`]; [`VaultError::Contended`]; [`VaultError::Store`].
+    /// [`ConnectionError::Unknown`]; [`ConnectionError::NotRevoked`] where the provider could not be asked;
+    /// [`VaultError::Contended`]; [`VaultError::Store`].
     pub async fn delete(
         &self,
         tenant: &TenantId,
         id: &ConnectionId,
         principal: &Principal,
     ) -> Result<RevokeReport, VaultError> {
-        let report = self.in_quiet(tenant, id, async || self.delete_here(tenant, id, principal).await).await?;
-        self.turns.forget(*id);
-        Ok(report)
+        self.remove(tenant, id, principal, true).await
     }
 
-    async fn delete_here(
+    /// Removes the connection without asking the provider.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Unknown`]; [`VaultError::Contended`]; [`VaultError::Store`].
+    pub async fn delete_without_revoking(
         &self,
         tenant: &TenantId,
         id: &ConnectionId,
         principal: &Principal,
+    ) -> Result<RevokeReport, VaultError> {
+        self.remove(tenant, id, principal, false).await
+    }
+
+    async fn remove(
+        &self,
+        tenant: &TenantId,
+        id: &ConnectionId,
+        principal: &Principal,
+        revoking: bool,
+    ) -> Result<RevokeReport, VaultError> {
+        let act = async |quiet: &mut Quiet<'_>| self.remove_here(tenant, id, principal, revoking, quiet).await;
+        let report = self.in_quiet(tenant, id, act).await?;
+        self.turns.forget(*id);
+        Ok(report)
+    }
+
+    async fn remove_here(
+        &self,
+        tenant: &TenantId,
+        id: &ConnectionId,
+        principal: &Principal,
+        revoking: bool,
+        quiet: &mut Quiet<'_>,
     ) -> Result<RevokeReport, VaultError> {
         for _ in 0..ATTEMPTS {
             let opened = match self.as_it_is(tenant, id).await {
@@ -107,11 +153,15 @@ impl Vault {
                 Err(VaultError::Damaged { .. } | VaultError::KeyDamaged { .. } | VaultError::KeyUnknown { .. }) => None,
                 result => Some(result?),
             };
-            let (facts, report) = match &opened {
+            let (facts, report) = match opened {
                 Some(opened) if opened.row.facts.state == ConnectionState::Revoked => {
-                    (opened.row.facts.clone(), RevokeReport { revoked: true, reason: None })
+                    (opened.row.facts, RevokeReport::done())
                 }
-                Some(opened) => (opened.row.facts.clone(), self.revoke_at_provider(opened).await),
+                Some(opened) if revoking => match self.revoke_at_provider(opened, quiet).await {
+                    Err(VaultError::Store(StoreError::Conflict)) => continue,
+                    result => result.map(|(opened, report)| (opened.row.facts, report))?,
+                },
+                Some(opened) => (opened.row.facts, RevokeReport::not("the provider was not asked")),
                 None => {
                     let facts = self.row(tenant, id).await?.facts;
                     (facts, RevokeReport::not("its credential cannot be opened"))
@@ -137,56 +187,125 @@ impl Vault {
         }
     }
 
-    async fn revoke_at_provider(&self, opened: &Opened) -> RevokeReport {
-        let Credential::Grant(grant) = &opened.credential else {
-            return RevokeReport::not("it was made at the provider's own pages, and only there it can be revoked");
+    /// Revokes a credential, refreshed before where only a living access token can name it.
+    ///
+    /// # Errors
+    /// [`ConnectionError::NotRevoked`] where the provider could not be asked; [`StoreError::Conflict`] where the row
+    /// has changed and is to be read again.
+    async fn revoke_at_provider(
+        &self,
+        mut opened: Opened,
+        quiet: &mut Quiet<'_>,
+    ) -> Result<(Opened, RevokeReport), VaultError> {
+        let Some(grant) = opened.credential.grant() else {
+            let reason = "it was made at the provider's own pages, and only there it can be revoked";
+            return Ok((opened, RevokeReport::not(reason)));
         };
         let provider = match self.provider(&opened.row.facts.provider) {
             Ok(provider) => provider,
-            Err(error) => return RevokeReport::not(error.to_string()),
+            Err(error) => return Ok((opened, RevokeReport::not(error.to_string()))),
         };
         if grant.tokens.is_none() {
-            return RevokeReport::not("there are no tokens");
+            return Ok((opened, RevokeReport::not("there are no tokens")));
         }
-        let Some(request) = revocation(provider, grant) else {
-            return RevokeReport::not(format!("{} has no way to revoke it from outside", provider.title));
+        let Some(revocation) = grant.endpoints.revocation.clone() else {
+            let reason = format!("{} has no way to revoke it from outside", provider.title);
+            return Ok((opened, RevokeReport::not(reason)));
         };
-        let fetched = match fetch(&*self.wire, request).await {
-            Ok(fetched) => fetched,
-            Err(cause) => {
-                let error = ConnectionError::Unreachable { what: provider.title.clone(), cause };
-                return RevokeReport::not(error.to_string());
+        // An access token that is dead says nothing about the refresh token, from which others come.
+        let mut refreshable = revocation.takes_access_token() && grant.refresh_token().is_some();
+        let mut stale = refreshable && self.has_ended(&opened);
+        loop {
+            if stale {
+                refreshable = false;
+                let (tenant, id) = (opened.row.facts.tenant.clone(), opened.row.facts.id);
+                opened = match quiet.refresh(self, opened).await {
+                    Err(VaultError::Connection(error)) => {
+                        return not_revoked(self.as_it_is(&tenant, &id).await?, error);
+                    }
+                    result => result?,
+                };
             }
-        };
-        let status = fetched.status;
+            let lives_on = revocation.takes_access_token()
+                && opened.credential.grant().is_some_and(|grant| grant.refresh_token().is_some());
+            match self.ask_to_revoke(provider, &revocation, &opened).await {
+                Ok(Asked::AccessTokenDead) if refreshable => stale = true,
+                Ok(Asked::AccessTokenDead) if lives_on => {
+                    let message = "it does not know the token that it has just given".to_owned();
+                    return not_revoked(opened, unusable(provider, message));
+                }
+                Ok(Asked::AccessTokenDead | Asked::Revoked) => return Ok((opened, RevokeReport::done())),
+                Err(error) => return not_revoked(opened, error),
+            }
+        }
+    }
+
+    async fn ask_to_revoke(
+        &self,
+        provider: &Provider,
+        revocation: &Revocation,
+        opened: &Opened,
+    ) -> Result<Asked, ConnectionError> {
+        let unsendable = || unusable(provider, "a secret of the connection cannot be sent".to_owned());
+        let grant = opened.credential.grant().ok_or_else(unsendable)?;
+        let request = revocation_request(provider, revocation, grant).ok_or_else(unsendable)?;
+        let unreachable = |cause| ConnectionError::Unreachable { what: provider.title.clone(), cause };
+        let fetched = fetch(&*self.wire, request).await.map_err(unreachable)?;
+        let (status, retry_after) = (fetched.status, fetched.retry_after());
         let document = Document::read(fetched.body.expose());
-        let done = match &provider.revocation {
-            Some(Revocation::Slack { .. }) => status.is_success() && document.is_true("/ok"),
-            // To GitHub, a token that is dead already is one that it does not find.
-            Some(Revocation::Github { .. }) => status.is_success() || matches!(status.as_u16(), 404 | 422),
-            // RFC 7009 section 2.2: a token that is invalid already is a success.
-            Some(Revocation::Rfc7009 { .. }) | None => {
-                status.is_success() || document.text("/error").is_some_and(|error| error == "invalid_token")
-            }
-        };
-        if done {
-            return RevokeReport { revoked: true, reason: None };
-        }
         let sent: Vec<_> = [grant.refresh_token(), grant.tokens.as_ref().map(|tokens| &tokens.access)]
             .into_iter()
             .chain([grant.client.secret.as_ref()])
             .flatten()
             .collect();
         let refusal = token::refusal(provider, status.as_u16(), &document, &sent);
-        RevokeReport::not(ConnectionError::refused(&provider.title, refusal, None).to_string())
+        match revocation {
+            Revocation::Slack { .. } if status.is_success() && document.is_true("/ok") => {
+                return match document.is_true("/revoked") {
+                    true => Ok(Asked::Revoked),
+                    false => Err(unusable(provider, "it says that the token is not revoked".to_owned())),
+                };
+            }
+            // Not `invalid_auth`: it may also mean that Slack takes no requests from this address.
+            Revocation::Slack { .. } if status.is_success() && refusal.ends_grant() => {
+                return Ok(Asked::AccessTokenDead);
+            }
+            Revocation::Github { .. } if status.is_success() => return Ok(Asked::Revoked),
+            // A token that it does not find, or a page that it does not have: the token itself tells.
+            Revocation::Github { .. } if status == StatusCode::NOT_FOUND && document.text("/message").is_some() => {
+                let probe = grant.endpoints.account.as_ref().zip(grant.tokens.as_ref());
+                let probe =
+                    probe.and_then(|(url, tokens)| Outgoing::new(Method::GET, url.clone()).bearer(&tokens.access));
+                if let Some(probe) = probe
+                    && fetch(&*self.wire, probe).await.map_err(unreachable)?.status == StatusCode::UNAUTHORIZED
+                {
+                    return Ok(Asked::AccessTokenDead);
+                }
+            }
+            // RFC 7009 section 2.2: a token that is invalid already is a success.
+            Revocation::Rfc7009 { .. } if status.is_success() || document.text("/error") == Some("invalid_token") => {
+                return Ok(Asked::Revoked);
+            }
+            _ => {}
+        }
+        Err(ConnectionError::refused(&provider.title, refusal, retry_after))
     }
 }
 
-/// The request that revokes a grant; `None` where the provider has none.
-fn revocation(provider: &Provider, grant: &Grant) -> Option<Outgoing> {
+/// What follows where a credential is not revoked: a provider that is away may be asked again, so nothing is given up.
+fn not_revoked(opened: Opened, error: ConnectionError) -> Result<(Opened, RevokeReport), VaultError> {
+    let reason = error.to_string();
+    if error.is_away() {
+        return Err(ConnectionError::NotRevoked { name: opened.row.facts.name.to_string(), reason }.into());
+    }
+    Ok((opened, RevokeReport::not(reason)))
+}
+
+/// The request that revokes a grant; `None` where a part of it cannot be sent.
+fn revocation_request(provider: &Provider, revocation: &Revocation, grant: &Grant) -> Option<Outgoing> {
     let tokens = grant.tokens.as_ref()?;
-    match &provider.revocation {
-        Some(Revocation::Github { api }) => {
+    match revocation {
+        Revocation::Github { api } => {
             #[derive(Serialize)]
             struct Body<'a> {
                 access_token: &'a str,
@@ -196,12 +315,10 @@ fn revocation(provider: &Provider, grant: &Grant) -> Option<Outgoing> {
             let header = basic(BasicEncoding::Raw, &grant.client.id, grant.client.secret.as_ref()?)?;
             Outgoing::new(Method::DELETE, url).body("application/json", body).authorized(&header)
         }
-        Some(Revocation::Slack { endpoint }) => Outgoing::new(Method::POST, endpoint.clone())
+        Revocation::Slack { endpoint } => Outgoing::new(Method::POST, endpoint.clone())
             .bearer(&tokens.access)
             .map(|request| request.body("application/x-www-form-urlencoded", Zeroizing::default())),
-        by_rfc @ (Some(Revocation::Rfc7009 { .. }) | None) => {
-            let endpoint = grant.endpoints.revocation.as_ref()?;
-            let authenticated = !matches!(by_rfc, Some(Revocation::Rfc7009 { authenticated: false, .. }));
+        Revocation::Rfc7009 { endpoint, authenticated, .. } => {
             // The refresh token takes its access tokens with it (RFC 7009 section 2.1).
             let (token, hint) = match &tokens.refresh {
                 Some(refresh) => (refresh, "refresh_token"),

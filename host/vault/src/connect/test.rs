@@ -1,6 +1,6 @@
 //! Does it work? The provider is asked.
 
-use http::Method;
+use http::{Method, StatusCode};
 use keyward_model::{ConnectionFacts, ConnectionId, ConnectionState, Reason, TenantId};
 use time::OffsetDateTime;
 use url::Url;
@@ -55,7 +55,8 @@ enum Answer {
 impl Vault {
     /// Asks the provider whether the credential works: refreshed where it is due, and once more where it is
     /// refused. The account's name and the granted scopes are noted where the answer tells them, and a grant that
-    /// stays refused is marked so.
+    /// stays refused is marked so. An answer that is about anything else than the credential (a fault of the server,
+    /// a page of a proxy) changes nothing.
     ///
     /// # Errors
     /// [`ConnectionError`] where the connection is not there, must be connected again, or the provider cannot be
@@ -119,12 +120,11 @@ impl Vault {
         let facts = &live.facts;
         let provider = self.provider(&facts.provider)?;
         let opened = self.opened(&facts.tenant, &facts.id).await?;
-        let (grant, endpoints) = match &opened.credential {
-            Credential::Grant(grant) => (Some(grant), Some(&grant.endpoints)),
-            _ => (None, None),
+        let grant = opened.credential.grant();
+        let account = match grant {
+            Some(grant) => grant.endpoints.account.as_ref(),
+            None => provider.account.endpoint.as_ref(),
         };
-        let account =
-            provider.account.endpoint.as_ref().or(endpoints.and_then(|endpoints| endpoints.userinfo.as_ref()));
         // No person stands behind a client that acts for itself, so only its token can be asked about.
         let person = facts.method != ConnectionMethod::ClientCredentials.as_str();
         if let Some(url) = account.filter(|_| person)
@@ -137,9 +137,10 @@ impl Vault {
             && let Some(told) = self.introspect(provider, &grant.endpoints, &grant.client, token).await
         {
             let scopes = told.value("/scope").and_then(|scopes| token::scopes(scopes, " "));
-            return Ok(match told.is_true("/active") {
-                true => Answer::Works { account: told.name("/username"), scopes },
-                false => Answer::Refused("the token is not active".to_owned()),
+            return Ok(match told.flag("/active") {
+                Some(true) => Answer::Works { account: told.name("/username"), scopes },
+                Some(false) => Answer::Refused("the token is not active".to_owned()),
+                None => Answer::Unknown(format!("{} does not say whether the token is active", provider.title)),
             });
         }
         Ok(Answer::Unknown(format!("{} offers nothing to test it with", provider.title)))
@@ -159,12 +160,16 @@ fn probe(provider: &Provider, url: &Url, material: &Material, method: &str) -> O
     }
 }
 
-/// What an answer to that request means.
+/// What an answer to that request means. Only what is surely about the credential counts as a refusal, because a
+/// grant that is refused is not used again until somebody connects it.
 fn judge(provider: &Provider, fetched: &Fetched) -> Answer {
     let status = fetched.status;
-    let document = Document::read(fetched.body.expose());
-    let works = provider.account.works_when.as_ref().is_none_or(|pointer| document.is_true(pointer));
-    if status.is_success() && works {
+    let Some(document) = Document::json(fetched.body.expose()) else {
+        let said = format!("it answered with HTTP status {} and no JSON", status.as_u16());
+        return if status == StatusCode::UNAUTHORIZED { Answer::Refused(said) } else { Answer::Unknown(said) };
+    };
+    let flag = provider.account.works_when.as_ref().map(|pointer| document.flag(pointer));
+    if status.is_success() && flag.is_none_or(|flag| flag == Some(true)) {
         let listed = provider.account.scopes_header.as_ref().and_then(|name| fetched.headers.get(name)?.to_str().ok());
         let scopes = listed.and_then(|listed| {
             let spaced = listed.replace(", ", " ");
@@ -173,11 +178,52 @@ fn judge(provider: &Provider, fetched: &Fetched) -> Answer {
         let account = provider.account.name.iter().find_map(|pointer| document.name(pointer));
         return Answer::Works { account, scopes };
     }
-    let said = token::refusal(provider, status.as_u16(), &document, &[]).message;
-    // Anything but 401 may be about the question instead of the credential; a body that says no is about it.
-    if status.as_u16() == 401 || (status.is_success() && !works) {
-        Answer::Refused(said)
-    } else {
-        Answer::Unknown(said)
+    let refusal = token::refusal(provider, status.as_u16(), &document, &[]);
+    let says_no = status.is_success() && flag == Some(Some(false)) && refusal.ends_token();
+    match status == StatusCode::UNAUTHORIZED || says_no {
+        true => Answer::Refused(refusal.message),
+        false => Answer::Unknown(refusal.message),
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::{provider::Catalogue, secret::Secret};
+
+    #[test]
+    fn only_what_is_about_the_credential_is_a_refusal() {
+        let catalogue = Catalogue::builtin();
+        for (provider, status, body, expected) in [
+            ("slack", 200, r#"{"ok":true,"user":"bot"}"#, "works"),
+            ("slack", 200, r#"{"ok":false,"error":"invalid_auth"}"#, "refused"),
+            ("slack", 200, r#"{"ok":false,"error":"token_revoked"}"#, "refused"),
+            ("slack", 200, r#"{"ok":false,"error":"account_inactive"}"#, "refused"),
+            ("slack", 200, r#"{"ok":false,"error":"internal_error"}"#, "unknown"),
+            ("slack", 200, r#"{"ok":false,"error":"ratelimited"}"#, "unknown"),
+            ("slack", 200, r#"{"ok":false}"#, "unknown"),
+            ("slack", 200, r#"{"error":"invalid_auth"}"#, "unknown"),
+            ("slack", 200, "<html>Sign in to the network</html>", "unknown"),
+            ("slack", 200, "", "unknown"),
+            ("slack", 503, r#"{"ok":false,"error":"service_unavailable"}"#, "unknown"),
+            ("github", 200, r#"{"login":"octocat"}"#, "works"),
+            ("github", 200, "<html>Sign in to the network</html>", "unknown"),
+            ("github", 401, r#"{"message":"Bad credentials"}"#, "refused"),
+            ("github", 401, "", "refused"),
+            ("github", 403, r#"{"message":"rate limit"}"#, "unknown"),
+        ] {
+            let body_secret = Secret::from(body.to_owned());
+            let fetched =
+                Fetched { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body: body_secret };
+            let found = match judge(catalogue.find(provider).unwrap(), &fetched) {
+                Answer::Works { .. } => "works",
+                Answer::Refused(_) => "refused",
+                Answer::Unknown(_) => "unknown",
+            };
+            assert_eq!(found, expected, "{provider} {status} {body}");
+        }
     }
 }

@@ -264,9 +264,9 @@ async fn what_does_not_fit_the_provider_is_refused_before_anybody_is_asked() {
     let unsuitable = |error| assert!(matches!(error, ConnectionError::Unsuitable { hint: Some(_), .. }));
     unsuitable(begin(&|new| new.issuer = None, "oidc").await);
     unsuitable(begin(&|new| new.issuer = Some(Url::parse(ISSUER).unwrap()), "github").await);
-    unsuitable(begin(&|new| new.client = None, "github").await);
-    unsuitable(begin(&|new| new.client.as_mut().unwrap().id.clear(), "github").await);
-    unsuitable(begin(&|new| new.client.as_mut().unwrap().secret = Some(Secret::from(String::new())), "github").await);
+    unsuitable(begin(&|new| new.client = ClientRegistration::default(), "github").await);
+    unsuitable(begin(&|new| new.client.id = Some(String::new()), "github").await);
+    unsuitable(begin(&|new| new.client.secret = Some(Secret::from(String::new())), "github").await);
     unsuitable(begin(&|new| _ = new.scopes.insert("a b".to_owned()), "github").await);
     unsuitable(begin(&|new| _ = new.scopes.insert("a,b".to_owned()), "github").await);
     unsuitable(begin(&|_| {}, "http").await);
@@ -274,7 +274,7 @@ async fn what_does_not_fit_the_provider_is_refused_before_anybody_is_asked() {
     assert!(matches!(unknown, ConnectionError::ProviderUnknown { .. }));
     unsuitable(failure(world.vault.connect_client_credentials(new_connection("github", &[])).await));
     let mut public = new_connection("oidc", &[]);
-    public.client.as_mut().unwrap().secret = None;
+    public.client.secret = None;
     unsuitable(failure(world.vault.connect_client_credentials(public).await));
     assert_eq!(world.server.token_requests(), 0);
 }
@@ -297,7 +297,7 @@ async fn reconnecting_keeps_id_name_owner_client_and_issuer() {
     assert!(matches!(world.facts(&facts).await.state, ConnectionState::NeedsReconnect(_)));
 
     let again = NewConnection {
-        client: None,
+        client: ClientRegistration::default(),
         issuer: None,
         name: "ignored".parse().unwrap(),
         owner: Some(Principal::local_administrator()),
@@ -375,6 +375,121 @@ async fn secret_that_no_request_can_carry_is_refused() {
     assert!(error.hint().unwrap().contains("oauth2, bearer"), "{error}");
 }
 
+#[tokio::test]
+async fn reconnecting_asks_for_what_the_connection_has_in_the_same_parameter() {
+    let world = World::new().await;
+    let start =
+        world.vault.begin_authorization(new_connection("slack", &["user:chat:write"]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    // What no request can carry, and what Slack gives unasked.
+    let user = json!({"access_token": "test-at-1", "scope": "chat:write,identify,\u{e9}"});
+    world.server.fault(Fault::Answer(200, json!({"ok": true, "authed_user": user})));
+    let facts = world.vault.finish_authorization(&query).await.unwrap().facts;
+    assert!(facts.granted_scopes.contains("chat:write"));
+
+    let again = NewConnection {
+        client: ClientRegistration::default(),
+        reconnect: Some(facts.id),
+        ..new_connection("slack", &["user:users:read"])
+    };
+    let start = world.vault.begin_authorization(again, &redirect()).await.unwrap();
+    let asked: BTreeMap<String, String> = start.url.query_pairs().into_owned().collect();
+    assert_eq!(asked["user_scope"], "chat:write,identify,users:read");
+    assert!(!asked.contains_key("scope"));
+}
+
+#[tokio::test]
+async fn scopes_that_others_contain_are_not_asked_for_beside_them() {
+    let world = World::new().await;
+    world.server.state().post_only = true;
+    world.server.state().reply = json!({"scope": "repo,gist"});
+    let facts = world.connect_as(new_connection("github", &["public_repo"])).await;
+    let again = NewConnection { reconnect: Some(facts.id), ..new_connection("github", &["read:user"]) };
+    let start = world.vault.begin_authorization(again, &redirect()).await.unwrap();
+    let asked: BTreeMap<String, String> = start.url.query_pairs().into_owned().collect();
+    assert_eq!(asked["scope"], "gist,public_repo,read:user,repo");
+}
+
+#[tokio::test]
+async fn assumed_scopes_are_those_that_a_reply_would_tell() {
+    let world = World::new().await;
+    let start =
+        world.vault.begin_authorization(new_connection("slack", &["user:chat:write"]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    world.server.fault(Fault::Answer(200, json!({"ok": true, "authed_user": {"access_token": "test-at-1"}})));
+    let facts = world.vault.finish_authorization(&query).await.unwrap().facts;
+    assert_eq!(facts.granted_scopes.into_iter().collect::<Vec<_>>(), ["chat:write"]);
+}
+
+#[tokio::test]
+async fn client_of_a_connection_is_not_shown_to_another_server() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let secret = || Some(Secret::from("test-new-secret".to_owned()));
+    let again = |secret: Option<Secret>| NewConnection {
+        client: ClientRegistration { id: None, secret },
+        reconnect: Some(facts.id),
+        ..new_connection("oidc", &[])
+    };
+    world.server.state().metadata = json!({"token_endpoint": "https://other.example/token"});
+    for secret in [None, secret()] {
+        let error = failure(world.vault.begin_authorization(again(secret), &redirect()).await);
+        assert!(error.to_string().contains("another authorization server"), "{error}");
+    }
+    assert_eq!(world.server.token_requests(), 0);
+
+    // The same server takes a new secret with the old id.
+    world.server.state().metadata = json!({});
+    let start = world.vault.begin_authorization(again(secret()), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    world.vault.finish_authorization(&query).await.err().unwrap();
+    let seen = world.server.state().seen.clone();
+    let sent = seen.iter().find(|seen| seen.form.contains_key("code")).unwrap();
+    assert_eq!(sent.authorization, Some("Basic dGVzdC1jbGllbnQ6dGVzdC1uZXctc2VjcmV0".to_owned()));
+}
+
+#[tokio::test]
+async fn refresh_token_is_asked_for_where_nothing_speaks_against_it() {
+    for (supported, given, offline) in [
+        (json!(null), &["read"][..], true),
+        (json!(["openid"]), &["read"], false),
+        (json!(["openid"]), &["offline_access"], true),
+        (json!(["openid", "offline_access"]), &[], true),
+    ] {
+        let world = World::new().await;
+        world.server.state().metadata = json!({"scopes_supported": supported});
+        let start = world.vault.begin_authorization(new_connection("oidc", given), &redirect()).await.unwrap();
+        let asked: BTreeMap<String, String> = start.url.query_pairs().into_owned().collect();
+        assert_eq!(asked["scope"].contains("offline_access"), offline, "{supported} {given:?}");
+        assert_eq!(asked.get("prompt").map(String::as_str), offline.then_some("consent"), "{supported} {given:?}");
+    }
+}
+
+#[tokio::test]
+async fn connection_that_will_end_says_when() {
+    for (reply, ends) in [
+        (json!({}), false),
+        (json!({"refresh_token": null}), true),
+        (json!({"refresh_token": null, "expires_in": null}), false),
+    ] {
+        let world = World::new().await;
+        world.server.state().reply = reply.clone();
+        let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+        let query = world.server.consent(&start.url);
+        let connected = world.vault.finish_authorization(&query).await.unwrap();
+        assert_eq!(connected.ends_at.is_some(), ends, "{reply}");
+    }
+}
+
+#[tokio::test]
+async fn connection_that_is_kept_is_not_lost_to_a_second_write() {
+    let world = World::new().await;
+    world.server.state().metadata = json!({"introspection_endpoint": format!("{ISSUER}/introspect")});
+    world.store.tables().disk_full = true;
+    let facts = world.vault.connect_client_credentials(new_connection("oidc", &["read"])).await.unwrap();
+    assert!(facts.scopes_assumed);
+}
+
 async fn revoke(world: &World, facts: &ConnectionFacts) -> RevokeReport {
     world.vault.revoke(&facts.tenant, &facts.id, &Principal::local_administrator()).await.unwrap()
 }
@@ -399,7 +514,7 @@ async fn revoked_connection_has_no_tokens_and_can_be_made_again() {
     assert_eq!(revoke(&world, &facts).await, RevokeReport { revoked: true, reason: None });
     assert_eq!(world.store.audited(), ["initialised", "created", "revoked"]);
 
-    let again = NewConnection { client: None, reconnect: Some(facts.id), ..new_connection("oidc", &[]) };
+    let again = NewConnection { client: Default::default(), reconnect: Some(facts.id), ..new_connection("oidc", &[]) };
     assert_eq!(world.connect_as(again).await.state, ConnectionState::Active);
 }
 
@@ -423,6 +538,133 @@ async fn deleting_revokes_first_and_is_not_kept_up_by_the_provider() {
     let report = delete(&world, &facts).await;
     assert_eq!(report.reason.unwrap(), "OpenID Connect refused: it answered with HTTP status 404");
     assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn provider_that_is_away_does_not_cost_the_means_to_revoke() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let administrator = Principal::local_administrator();
+    for status in [500, 503, 429] {
+        world.server.state().revocation = Some((status, json!({})));
+        let error = failure(world.vault.delete(&facts.tenant, &facts.id, &administrator).await);
+        assert!(matches!(error, ConnectionError::NotRevoked { .. }), "{status}: {error}");
+        let error = failure(world.vault.revoke(&facts.tenant, &facts.id, &administrator).await);
+        assert!(error.hint().unwrap().contains("--without-revoking"), "{status}: {error}");
+    }
+    assert_eq!(world.facts(&facts).await.state, ConnectionState::Active);
+    world.server.state().seen.clear();
+    let report = world.vault.delete_without_revoking(&facts.tenant, &facts.id, &administrator).await.unwrap();
+    assert_eq!(report.reason.as_deref(), Some("the provider was not asked"));
+    assert!(world.server.state().seen.is_empty());
+    assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn only_a_dead_token_is_called_revoked() {
+    for (provider, status, reply, dead, revoked) in [
+        ("github", 204, json!(null), false, true),
+        ("github", 422, json!({"message": "Validation Failed"}), true, false),
+        ("github", 404, json!({"message": "Not Found"}), true, true),
+        ("github", 404, json!({"message": "Not Found"}), false, false),
+        ("github", 404, json!("a page"), true, false),
+        ("slack", 200, json!({"ok": true, "revoked": true}), false, true),
+        ("slack", 200, json!({"ok": true, "revoked": false}), false, false),
+        ("slack", 200, json!({"ok": true}), false, false),
+        ("slack", 200, json!({"ok": false, "error": "token_revoked"}), false, true),
+        ("slack", 200, json!({"ok": false, "error": "account_inactive"}), false, true),
+        ("slack", 200, json!({"ok": false, "error": "invalid_auth"}), false, false),
+        ("slack", 200, json!({"ok": false, "error": "not_allowed_token_type"}), false, false),
+    ] {
+        let world = World::new().await;
+        let start = world.vault.begin_authorization(new_connection(provider, &[]), &redirect()).await.unwrap();
+        let query = world.server.consent(&start.url);
+        world.server.fault(Fault::Answer(200, json!({"ok": true, "access_token": "test-at-0"})));
+        let facts = world.vault.finish_authorization(&query).await.unwrap().facts;
+        world.server.state().revocation = Some((status, reply.clone()));
+        world.server.state().dead = dead;
+        assert_eq!(revoke(&world, &facts).await.revoked, revoked, "{provider} {status} {reply} {dead}");
+        let kept = world.vault.read(&facts.tenant, &facts.id).await.unwrap();
+        assert_eq!(kept.credential.grant().unwrap().tokens.is_none(), revoked, "{provider} {status} {reply} {dead}");
+    }
+}
+
+#[tokio::test]
+async fn token_that_has_ended_is_replaced_to_revoke_the_grant() {
+    let world = World::new().await;
+    world.server.state().post_only = true;
+    let facts = world.connect_as(new_connection("github", &[])).await;
+    world.server.clock.advance(3600);
+    assert!(revoke(&world, &facts).await.revoked);
+    let seen = world.server.state().seen.clone();
+    assert_eq!(seen[0].form["refresh_token"], "test-rt-1");
+    assert_eq!(seen[1].body, r#"{"access_token":"test-at-2"}"#);
+
+    // The same where only the provider knows that it is dead; what it gives then it must know.
+    let again = NewConnection { reconnect: Some(facts.id), ..new_connection("github", &[]) };
+    let facts = world.connect_as(again).await;
+    world.server.state().refuses_access = true;
+    world.server.state().revocation = Some((404, json!({"message": "Not Found"})));
+    let report = revoke(&world, &facts).await;
+    assert!(!report.revoked && report.reason.unwrap().contains("just given"));
+    let sent: Vec<_> = world
+        .server
+        .state()
+        .seen
+        .iter()
+        .filter(|seen| seen.method == Method::DELETE)
+        .map(|seen| seen.body.clone())
+        .collect();
+    assert_eq!(sent, [r#"{"access_token":"test-at-3"}"#, r#"{"access_token":"test-at-4"}"#]);
+}
+
+#[tokio::test]
+async fn grant_whose_refresh_token_is_refused_is_not_called_revoked() {
+    let world = World::new().await;
+    world.server.state().post_only = true;
+    let facts = world.connect_as(new_connection("github", &[])).await;
+    world.server.clock.advance(3600);
+    world.server.fault(Fault::Unreached);
+    let away = world.vault.revoke(&facts.tenant, &facts.id, &Principal::local_administrator()).await;
+    assert!(matches!(failure(away), ConnectionError::NotRevoked { .. }));
+    world.server.state().dead = true;
+    assert!(!revoke(&world, &facts).await.revoked);
+    assert!(!delete(&world, &facts).await.revoked);
+    assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn changed_provider_file_gets_nothing_of_an_older_connection() {
+    let mut world = World::new().await;
+    world.server.state().post_only = true;
+    let facts = world.connect_as(new_connection("github", &[])).await;
+    let file = "id = 'github'\ntitle = 'Our GitHub'\nmethods = ['oauth2']\n\
+        [authorization]\nendpoint = 'https://ghe.example/authorize'\n[token]\nendpoint = 'https://ghe.example/token'\n\
+        [revocation]\nkind = 'github'\napi = 'https://ghe.example/api/v3'\n\
+        [account]\nendpoint = 'https://ghe.example/api/v3/user'\nname = ['/login']";
+    world.put_provider("github", file);
+    world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+    world.server.clock.advance(3600);
+    assert!(delete(&world, &facts).await.revoked);
+    let seen = world.server.state().seen.clone();
+    assert!(seen.len() >= 3 && seen.iter().all(|seen| !seen.url.contains("ghe.example")), "{seen:?}");
+}
+
+#[tokio::test]
+async fn connection_that_is_gone_is_unknown_to_whoever_comes_second() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    let administrator = Principal::local_administrator();
+    let both = tokio::join!(
+        world.vault.delete(&facts.tenant, &facts.id, &administrator),
+        world.vault.delete(&facts.tenant, &facts.id, &administrator),
+    );
+    assert!(both.0.is_ok());
+    assert!(matches!(failure(both.1), ConnectionError::Unknown(_)));
+    let again = world.vault.revoke(&facts.tenant, &facts.id, &administrator).await;
+    assert!(matches!(failure(again), ConnectionError::Unknown(_)));
+    world.vault.credential_for(&facts.tenant, &facts.id).await.err().unwrap();
+    assert!(world.vault.turns.is_empty());
 }
 
 #[tokio::test]
@@ -455,7 +697,7 @@ async fn each_provider_is_told_in_its_own_way() {
     let slack = world.vault.begin_authorization(new, &redirect()).await.unwrap();
     let query = world.server.consent(&slack.url);
     world.server.fault(Fault::Answer(200, json!({"ok": true, "access_token": "test-at-1"})));
-    let slack = world.vault.finish_authorization(&query).await.unwrap();
+    let slack = world.vault.finish_authorization(&query).await.unwrap().facts;
     world.server.state().dead = false;
     assert!(revoke(&world, &slack).await.revoked);
     let seen = world.server.state().seen.last().unwrap().clone();
@@ -503,6 +745,10 @@ async fn what_cannot_be_tested_is_told_so() {
     let new = NewConnection { name: "robot".parse().unwrap(), ..new_connection("oidc", &["read"]) };
     let facts = world.vault.connect_client_credentials(new).await.unwrap();
     assert_eq!(world.vault.test(&facts.tenant, &facts.id).await.unwrap().outcome, TestOutcome::Works);
+
+    world.server.state().introspection = Some((200, json!({"error": "server_error"})));
+    let report = world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+    assert_eq!((report.outcome, report.facts.state), (TestOutcome::Unknown, ConnectionState::Active));
 }
 
 #[tokio::test]
@@ -519,6 +765,7 @@ async fn every_call_can_be_made_from_another_task() {
     sendable(&vault.test(&tenant, &id));
     sendable(&vault.revoke(&tenant, &id, &principal));
     sendable(&vault.delete(&tenant, &id, &principal));
+    sendable(&vault.delete_without_revoking(&tenant, &id, &principal));
     sendable(&vault.credential_for(&tenant, &id));
     sendable(&vault.credential_after_refusal(&tenant, &id, &[0; 32]));
 }

@@ -79,6 +79,10 @@ pub(crate) struct State {
     pub(crate) post_only: bool,
     /// Whether access tokens are refused everywhere.
     pub(crate) refuses_access: bool,
+    /// What is answered to a revocation in place of doing it.
+    pub(crate) revocation: Option<(u16, Value)>,
+    /// What is answered to an introspection in place of what is true.
+    pub(crate) introspection: Option<(u16, Value)>,
     asked: BTreeMap<String, String>,
 }
 
@@ -144,10 +148,15 @@ impl World {
     /// The same with one more provider, from the text of its file.
     pub(crate) async fn with_provider(id: &str, file: &str) -> Self {
         let mut world = Self::new().await;
+        world.put_provider(id, file);
+        world
+    }
+
+    /// Puts the text of a provider file beside the built-in ones or in the place of one.
+    pub(crate) fn put_provider(&mut self, id: &str, file: &str) {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(format!("{id}.toml")), file).unwrap();
-        world.vault.providers = Arc::new(Catalogue::builtin().with_directory(dir.path()).unwrap());
-        world
+        self.vault.providers = Arc::new(Catalogue::builtin().with_directory(dir.path()).unwrap());
     }
 
     /// One more process on the same store.
@@ -165,9 +174,9 @@ impl World {
     pub(crate) async fn connect_as(&self, new: NewConnection) -> ConnectionFacts {
         let start = self.vault.begin_authorization(new, &Url::parse(REDIRECT).unwrap()).await.unwrap();
         let query = self.server.consent(&start.url);
-        let facts = self.vault.finish_authorization(&query).await.unwrap();
+        let connected = self.vault.finish_authorization(&query).await.unwrap();
         self.server.state().seen.clear();
-        facts
+        connected.facts
     }
 
     pub(crate) async fn facts(&self, before: &ConnectionFacts) -> ConnectionFacts {
@@ -184,10 +193,10 @@ pub(crate) fn new_connection(provider: &str, scopes: &[&str]) -> NewConnection {
         owner: None,
         provider: provider.to_owned(),
         issuer: (provider == "oidc").then(|| Url::parse(ISSUER).unwrap()),
-        client: Some(ClientRegistration {
-            id: "test-client".to_owned(),
+        client: ClientRegistration {
+            id: Some("test-client".to_owned()),
             secret: Some(Secret::from(CLIENT_SECRET.to_owned())),
-        }),
+        },
         scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
         endpoints: BTreeMap::new(),
         reconnect: None,
@@ -206,6 +215,8 @@ impl FakeServer {
             metadata: json!({}),
             post_only: false,
             refuses_access: false,
+            revocation: None,
+            introspection: None,
             asked: BTreeMap::new(),
         };
         Self { state: Mutex::new(state), clock: FakeClock::new() }
@@ -307,12 +318,23 @@ impl FakeServer {
                 }
                 (200, json!({"sub": "test-subject", "login": "octocat", "ok": true, "user": "bot"}))
             }
-            "/introspect" => (200, json!({"active": !self.state().dead, "scope": "introspected"})),
-            "/revoke" | "/api/auth.revoke" => {
-                self.state().dead = true;
-                (200, json!({"ok": true}))
+            "/introspect" => {
+                let state = self.state();
+                let truth = (200, json!({"active": !state.dead, "scope": "introspected"}));
+                state.introspection.clone().unwrap_or(truth)
             }
-            _ if seen.method == Method::DELETE => (204, json!(null)),
+            path if ["/revoke", "/api/auth.revoke"].contains(&path) || seen.method == Method::DELETE => {
+                let mut state = self.state();
+                if let Some(answer) = state.revocation.clone() {
+                    return answer;
+                }
+                state.dead = true;
+                if seen.method == Method::DELETE {
+                    (204, json!(null))
+                } else {
+                    (200, json!({"ok": true, "revoked": true}))
+                }
+            }
             "/token" | "/login/oauth/access_token" | "/api/oauth.v2.access" => self.token(seen),
             _ => (404, json!(null)),
         }
@@ -388,7 +410,8 @@ impl Wire for FakeServer {
                 self.answer(&seen)
             }
         };
-        headers.insert(header::DATE, self.clock.true_time().format(&Rfc2822).unwrap().parse().unwrap());
+        let date = self.clock.true_time().format(&Rfc2822).unwrap();
+        headers.entry(header::DATE).or_insert(date.parse().unwrap());
         let chunks = vec![Ok(Bytes::from(answer.to_string()))];
         let status = StatusCode::from_u16(status).unwrap();
         Ok(WireResponse { status, headers, body: stream::iter(chunks).boxed() })

@@ -90,7 +90,12 @@ impl Vault {
     }
 
     /// Marks, asks, keeps the reply, reads it.
-    async fn exchange(&self, mut opened: Opened, lease: Lease, turn: &mut Turn) -> Result<Opened, VaultError> {
+    pub(super) async fn exchange(
+        &self,
+        mut opened: Opened,
+        lease: Lease,
+        turn: &mut Turn,
+    ) -> Result<Opened, VaultError> {
         let provider = self.provider(&opened.row.facts.provider)?;
         let doubtful = self.is_doubtful(&opened);
         let Some(print) = self.token_print(&opened) else {
@@ -288,8 +293,13 @@ impl Vault {
         if self.tokens_print(&now) == before { Ok(now) } else { Err(StoreError::Conflict.into()) }
     }
 
-    /// Whether a refresh of the stored refresh token was begun whose end is not known.
+    /// Whether a refresh of the stored refresh token was begun whose end is not known. A client that acts for itself
+    /// has none that could be used up.
     pub(super) fn is_doubtful(&self, opened: &Opened) -> bool {
+        let grant = opened.credential.grant();
+        if grant.is_none_or(|grant| grant.kind == GrantKind::ClientCredentials) {
+            return false;
+        }
         let print = self.token_print(opened);
         matches!((&opened.row.refresh, print), (Some(attempt), Some(print)) if attempt.token_fingerprint == print)
     }

@@ -399,6 +399,19 @@ async fn refused_client_leaves_the_grant_alone_and_is_told_once() {
 }
 
 #[tokio::test]
+async fn date_that_no_clock_shows_is_not_believed() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    world.server.clock.advance(ENDED);
+    let reply = json!({"access_token": "test-at-2", "refresh_token": "test-rt-2", "expires_in": 3600});
+    world.server.fault(Fault::AnswerWith(200, reply, header::DATE, "Fri, 31 Dec 9999 23:59:59 GMT"));
+    assert_eq!(token(&world.vault, &facts).await.unwrap(), "test-at-2");
+    assert_eq!(token(&world.other_process().await, &facts).await.unwrap(), "test-at-2");
+    let end = world.server.clock.true_time() + time::Duration::hours(1);
+    assert_eq!(world.facts(&facts).await.expires_at, Some(end));
+}
+
+#[tokio::test]
 async fn clock_that_is_wrong_by_an_hour_changes_nothing() {
     for wrong in [3600, -3600] {
         let world = World::new().await;
@@ -505,4 +518,15 @@ async fn client_that_acts_for_itself_asks_with_its_own_secret() {
     let last = world.server.state().seen.last().unwrap().clone();
     assert_eq!(last.form.get("grant_type").map(String::as_str), Some("client_credentials"));
     assert_eq!(last.form.get("scope").map(String::as_str), Some("a b"));
+}
+
+#[tokio::test]
+async fn lost_reply_to_a_client_that_acts_for_itself_holds_nothing_back() {
+    let world = World::new().await;
+    let facts = world.vault.connect_client_credentials(new_connection("oidc", &["a"])).await.unwrap();
+    world.server.clock.advance(DUE);
+    world.server.fault(Fault::LoseReply);
+    assert_eq!(token(&world.vault, &facts).await.unwrap(), "test-at-1");
+    world.server.clock.advance(60);
+    assert_eq!(token(&world.vault, &facts).await.unwrap(), "test-at-3");
 }

@@ -38,6 +38,11 @@ impl Turns {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default().clone()
     }
 
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Forgets a connection that was deleted.
     pub(crate) fn forget(&self, id: ConnectionId) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);

@@ -4,7 +4,7 @@ use keyward_model::ConnectionFacts;
 
 use super::*;
 use crate::{
-    connect::{NewConnection, StaticCredential},
+    connect::{ClientRegistration, NewConnection, StaticCredential},
     secret::Secret,
     store::{ConnectionRow, PendingAuthorization, Sealed, VaultStore},
     testing::{self, KeyFile, MemoryStore, NoWire, Tables},
@@ -213,7 +213,7 @@ async fn process_that_knows_only_a_removed_key_seals_again_and_loses_nothing() {
         owner: None,
         provider: "github".to_owned(),
         issuer: None,
-        client: None,
+        client: ClientRegistration::default(),
         scopes: BTreeSet::new(),
         endpoints: Default::default(),
         reconnect: None,
