@@ -175,19 +175,14 @@ fn lower(what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     #[test]
     fn an_abbreviation_keeps_its_letters_in_a_sentence() {
         assert_eq!(["Client secret", "API key", "Token"].map(lower), ["client secret", "API key", "token"]);
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-
-    use super::*;
 
     #[test]
     fn a_program_that_is_started_is_not_given_the_variable_with_the_root_key() {
