@@ -59,7 +59,11 @@ fn own(manifest: &Manifest) -> Vec<RuleError> {
         }
         for (field, schema) in [("input", &action.input), ("output", &action.output)] {
             if let Err(message) = schema::check(schema) {
-                fault(&["actions", name, field], format!("this is not a usable JSON Schema: {message}"), None);
+                let hint = message.ends_with("is not a \"regex\"").then_some(
+                    "a pattern may have no look-around, no back-reference and no large repetition \
+                     (instead of .{1,255} write minLength and maxLength)",
+                );
+                fault(&["actions", name, field], format!("this is not a usable JSON Schema: {message}"), hint);
             }
         }
     }
