@@ -5,6 +5,9 @@
 //! task ends with the exchange, and the exchange with the call. A body that the guest did not finish ends in
 //! an error, so that a server never takes a part for the whole.
 //!
+//! A server may answer before it has the whole body. Where it refuses the request (status 400 and above), what the
+//! guest still writes is dropped, because nobody may ever read it (RFC 9112 section 9.5); else it goes on.
+//!
 //! ```text
 //! guest: write ──► channel of 1 ──► Outbound::send (task) ──► answer ──► finish, read :guest
 //! ```
@@ -25,7 +28,10 @@ use keyward_model::{
     Body, BodyStream, CallContext, GuestRequest, GuestResponse, Outbound, Reason, SendError, SendErrorKind, Sent,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, oneshot},
+    sync::{
+        OwnedSemaphorePermit, mpsc,
+        oneshot::{self, error::RecvError},
+    },
     task::AbortHandle,
 };
 use tracing::Instrument;
@@ -89,6 +95,9 @@ enum Writing {
         declared: Option<u64>,
         written: u64,
     },
+    /// The server refused the request before the body was whole, and nothing more is sent. The channel stays open
+    /// until the exchange ends: closing it would end the connection, perhaps before the response was read.
+    Refused { _chunks: mpsc::Sender<Bytes> },
     /// The guest has finished it, or it was given up.
     Over,
 }
@@ -154,14 +163,16 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// Writes a chunk and returns when there is room for another.
+    /// Writes a chunk and returns when there is room for another, or when the server has refused the request.
     pub(crate) async fn write(&mut self, chunk: Vec<u8>, usage: &mut Usage) -> Result<(), Fault> {
         if let Answer::Failed(error) = &self.answer {
             return Err(error.clone().into());
         }
-        let (chunks, declared, written) = match &mut self.body {
-            Writing::Open { chunks, declared, written, .. } => (chunks, declared, written),
-            Writing::Over => return Err(Misuse::WriteAfterFinish.into()),
+        self.stop_if_refused();
+        let (declared, written) = match &mut self.body {
+            Writing::Open { declared, written, .. } => (declared, written),
+            Writing::Refused { .. } if matches!(self.answer, Answer::Here(_)) => return Ok(()),
+            Writing::Refused { .. } | Writing::Over => return Err(Misuse::WriteAfterFinish.into()),
             Writing::None if chunk.is_empty() => return Ok(()),
             Writing::None => return Err(Misuse::NoBody.into()),
         };
@@ -175,11 +186,34 @@ impl Exchange {
             self.body = Writing::Over;
             return Err(self.fail(error.sent(Sent::Maybe), usage).into());
         }
-        if chunk.is_empty() || chunks.send(Bytes::from(chunk)).await.is_ok() {
+        if chunk.is_empty() {
             return Ok(());
         }
-        // The body is not read any further: there is an answer already, which `finish` tells, or an error.
-        Ok(self.answered(usage).await?)
+        loop {
+            let Writing::Open { chunks, .. } = &self.body else { return Ok(()) };
+            let early = async {
+                match &mut self.answer {
+                    Answer::Awaited(answer) => answer.await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let answer = tokio::select! {
+                room = chunks.reserve() => match room {
+                    Ok(room) => {
+                        room.send(chunk.into());
+                        return Ok(());
+                    }
+                    Err(_) => None,
+                },
+                answer = early => Some(answer),
+            };
+            match answer {
+                Some(answer) => self.arrived(answer, usage)?,
+                // The body is not read any further: there is an answer already, which `finish` tells, or an error.
+                None => return Ok(self.answered(usage).await?),
+            }
+            self.stop_if_refused();
+        }
     }
 
     /// Ends the request's body and waits for the head of the response.
@@ -187,14 +221,18 @@ impl Exchange {
         match (&self.answer, &self.body) {
             (Answer::Failed(error), _) => return Err(error.clone().into()),
             (_, Writing::Over) => return Err(Misuse::FinishedTwice.into()),
-            (Answer::Awaited(_), &Writing::Open { declared: Some(declared), written, .. }) if written != declared => {
+            (answer, &Writing::Open { declared: Some(declared), written, ref chunks, .. })
+                if written != declared && (matches!(answer, Answer::Awaited(_)) || !chunks.is_closed()) =>
+            {
                 return Err(Misuse::Length { written, declared }.into());
             }
             (_, Writing::Open { whole, .. }) => whole.store(true, Ordering::Release),
-            (_, Writing::None) => {}
+            (_, Writing::None | Writing::Refused { .. }) => {}
         }
-        // Drops the sender, which closes the channel.
-        self.body = Writing::Over;
+        if !matches!(self.body, Writing::Refused { .. }) {
+            // Drops the sender, which closes the channel.
+            self.body = Writing::Over;
+        }
         self.answered(usage).await?;
         match std::mem::replace(&mut self.answer, Answer::Failed(lost())) {
             Answer::Here(GuestResponse { status, headers, body }) => {
@@ -235,18 +273,40 @@ impl Exchange {
     /// Waits until there is an answer or an error.
     async fn answered(&mut self, usage: &mut Usage) -> Result<(), SendError> {
         if let Answer::Awaited(answer) = &mut self.answer {
-            match answer.await.unwrap_or_else(|_| Err(lost())) {
-                Ok(response) => {
-                    self.settle(Sent::Yes, usage);
-                    self.answer = Answer::Here(response);
-                }
-                Err(error) => return Err(self.fail(error, usage)),
-            }
+            let answer = answer.await;
+            self.arrived(answer, usage)?;
         }
         match &self.answer {
             Answer::Failed(error) => Err(error.clone()),
             _ => Ok(()),
         }
+    }
+
+    /// The task of the exchange has told what the server said.
+    fn arrived(
+        &mut self,
+        answer: Result<Result<GuestResponse, SendError>, RecvError>,
+        usage: &mut Usage,
+    ) -> Result<(), SendError> {
+        match answer.unwrap_or_else(|_| Err(lost())) {
+            Ok(response) => {
+                self.settle(Sent::Yes, usage);
+                self.answer = Answer::Here(response);
+                Ok(())
+            }
+            Err(error) => Err(self.fail(error, usage)),
+        }
+    }
+
+    /// Sends no more of the body where the server has refused the request.
+    fn stop_if_refused(&mut self) {
+        if !matches!(&self.answer, Answer::Here(response) if response.status >= 400) {
+            return;
+        }
+        self.body = match std::mem::replace(&mut self.body, Writing::Over) {
+            Writing::Open { chunks, .. } => Writing::Refused { _chunks: chunks },
+            other => other,
+        };
     }
 
     fn fail(&mut self, error: SendError, usage: &mut Usage) -> SendError {

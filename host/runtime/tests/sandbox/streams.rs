@@ -1,6 +1,6 @@
 //! Bodies that are written and read chunk by chunk.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use keyward_model::{Body, GuestResponse, InvokeErrorKind, Reason, SendError, SendErrorKind, Sent};
@@ -133,6 +133,50 @@ async fn answer_before_the_whole_body_is_an_answer() {
     assert_eq!(fixture.call(json!("a long body")).await.unwrap().output, json!("enough"));
 }
 
+/// The server answers, keeps the connection and reads no more.
+#[tokio::test]
+async fn refusal_in_the_middle_ends_the_upload_and_reaches_the_guest() {
+    // Writes the same chunk a thousand times, and once more after the head.
+    let guest = |after: &str| {
+        Guest::new(&format!(
+            r#"(local $exchange i32) (local $end i32) (local $n i32)
+            (call $start_post (local.get $connection) (i64.const -1))
+            (if (call $is_error) (then (return (call $failed))))
+            (local.set $exchange (i32.load (i32.const 2056)))
+            (loop $again
+              (call $write (local.get $exchange) (local.get $input) (local.get $input_len) (i32.const 2048))
+              (if (call $is_error) (then (return (call $failed))))
+              (local.set $n (i32.add (local.get $n) (i32.const 1)))
+              (br_if $again (i32.lt_u (local.get $n) (i32.const 1000))))
+            {}"#,
+            READ.replace("207", "413").replacen("(local.set $end", &format!("{after} (local.set $end"), 1)
+        ))
+    };
+    let refuse = |read_first: bool| {
+        move |request: keyward_model::GuestRequest| async move {
+            let Body::Stream { mut chunks, .. } = request.body else { panic!("not a stream") };
+            if read_first {
+                chunks.next().await.unwrap()?;
+            }
+            // Ends in an error where the guest's body was closed or taken for whole.
+            let kept = async move {
+                let next = futures_util::FutureExt::now_or_never(async { while chunks.next().await.is_some() {} });
+                assert!(next.is_none(), "the body has ended");
+                Ok("\"too large\"".into())
+            };
+            Ok(GuestResponse { status: 413, headers: vec![], body: futures_util::stream::once(kept).boxed() })
+        }
+    };
+    for read_first in [true, false] {
+        let fixture = Fixture::answering(&guest(""), refuse(read_first));
+        let outcome = fixture.call(json!("a chunk")).await.unwrap();
+        assert_eq!(outcome.output, json!("too large"));
+    }
+    let late = "(call $write (local.get $exchange) (local.get $input) (local.get $input_len) (i32.const 2048))";
+    let error = Fixture::answering(&guest(late), refuse(true)).call(json!("a chunk")).await.unwrap_err();
+    assert!(error.message.contains("write was called after exchange.finish"), "{}", error.message);
+}
+
 #[tokio::test]
 async fn failure_in_the_middle_reaches_the_guest_at_its_next_word() {
     let lost =
@@ -223,30 +267,34 @@ async fn reading_on_after_the_end_is_the_end_again() {
 #[tokio::test]
 async fn exchange_ends_with_its_call() {
     let guest = Guest::new("(call $start_post (local.get $connection) (i64.const -1)) unreachable");
-    let (entered, dropped) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-    struct OnDrop(Arc<Notify>);
+    /// Tells when the exchange's task is dropped; only what is alive then can tell anything else before.
+    struct OnDrop(mpsc::UnboundedSender<&'static str>);
     impl Drop for OnDrop {
         fn drop(&mut self) {
-            self.0.notify_one();
+            let _ = self.0.send("dropped");
         }
     }
-    let fixture = Fixture::answering(&guest, {
-        let (entered, dropped) = (entered.clone(), dropped.clone());
-        move |request| {
-            let (entered, dropped) = (entered.clone(), OnDrop(dropped.clone()));
-            async move {
-                let Body::Stream { mut chunks, .. } = request.body else { panic!("not a stream") };
-                entered.notify_one();
-                let end = chunks.next().await;
-                drop(dropped);
-                panic!("the body was not cut off but went on with {end:?}");
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let fixture = Fixture::answering(&guest, move |request| {
+        let tell = tell.clone();
+        async move {
+            let dropped = OnDrop(tell.clone());
+            let Body::Stream { mut chunks, .. } = request.body else { panic!("not a stream") };
+            tell.send("entered").unwrap();
+            // The call may end before the task is dropped; then the body was cut off, and that is an error.
+            match chunks.next().await {
+                Some(Err(_)) => {}
+                _ => tell.send("the body went on").unwrap(),
             }
+            std::future::pending::<()>().await;
+            drop(dropped);
+            Err(denied())
         }
     });
     let error = fixture.failure().await;
     assert_eq!((error.reason, error.sent), (Reason::GuestTrap, Sent::Maybe));
-    entered.notified().await;
-    dropped.notified().await;
+    let mut next = async || tokio::time::timeout(Duration::from_secs(10), told.recv()).await.unwrap();
+    assert_eq!((next().await, next().await), (Some("entered"), Some("dropped")));
 }
 
 /// The part that was written may lie in a connection's task by then, which nobody aborts.
