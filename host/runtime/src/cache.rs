@@ -24,6 +24,7 @@ use std::{
     hash::{Hash, Hasher},
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use keyward_model::Digest;
@@ -36,6 +37,8 @@ use crate::RuntimeError;
 const MAGIC: &[u8; 16] = b"keyward-cwasm-1\n";
 /// The length of the trailer.
 const TRAILER: usize = 16 + 3 * 32;
+/// The entries of other settings are removed when nobody opened them for so long: of an older wasmtime, as a rule.
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How much of a file is read at once while its digest is computed.
 const READ_BUFFER: usize = 256 << 10;
 
@@ -47,7 +50,8 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens the cache below `root`, which is made if it is missing.
+    /// Opens the cache below `root`, which is made if it is missing, and removes the entries of settings that are
+    /// out of use.
     ///
     /// # Errors
     /// [`RuntimeError::CacheDirectory`] if somebody else could write there.
@@ -56,6 +60,9 @@ impl Cache {
         let directory = root.join(hex::encode(&fingerprint[..16]));
         for path in [root, &directory] {
             make_private(path)?;
+        }
+        if let Err(error) = prune(root, &directory) {
+            tracing::warn!(directory = %root.display(), %error, "what is out of use in the cache stays there");
         }
         Ok(Self { engine: engine.clone(), directory, fingerprint })
     }
@@ -181,6 +188,25 @@ impl Cache {
     fn entry(&self, digest: &Digest) -> PathBuf {
         self.directory.join(hex::encode(digest.as_bytes())).with_extension("cwasm")
     }
+}
+
+/// Marks `used` as opened now and removes its siblings that were not for [`UNUSED`].
+///
+/// A process that has one of them open keeps what it has mapped and compiles the rest again.
+fn prune(root: &Path, used: &Path) -> io::Result<()> {
+    let now = SystemTime::now();
+    File::open(used)?.set_modified(now)?;
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_ours = name.len() == 32 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit);
+        let metadata = entry.metadata()?;
+        let age = now.duration_since(metadata.modified()?).unwrap_or_default();
+        if is_ours && metadata.is_dir() && age > UNUSED {
+            fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads a component and checks that it is the one meant.
@@ -342,6 +368,26 @@ mod tests {
         let other = Cache::open(&Engine::default(), &directory.path().join("cache")).unwrap();
         assert_ne!(cache.directory, other.directory);
         assert_eq!(cache.fingerprint, fingerprint(&engine()));
+    }
+
+    #[test]
+    fn settings_that_nobody_opened_for_long_are_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, recent, foreign) = ("0".repeat(32), "1".repeat(32), "notes");
+        for (name, age) in [(&*old, UNUSED * 2), (&recent, UNUSED / 2), (foreign, UNUSED * 2)] {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("x.cwasm"), "x").unwrap();
+            File::open(&path).unwrap().set_modified(SystemTime::now() - age).unwrap();
+        }
+        let cache = Cache::open(&engine(), directory.path()).unwrap();
+        File::open(&cache.directory).unwrap().set_modified(SystemTime::now() - UNUSED * 2).unwrap();
+        Cache::open(&Engine::default(), directory.path()).unwrap();
+        assert!(!cache.directory.exists());
+        Cache::open(&engine(), directory.path()).unwrap();
+        let exists = |name: &str| directory.path().join(name).exists();
+        assert_eq!((exists(&old), exists(&recent), exists(foreign)), (false, true, true));
+        assert!(cache.directory.exists());
     }
 
     #[test]
