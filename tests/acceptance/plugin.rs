@@ -29,6 +29,14 @@ fn a_new_connector_is_made_tested_built_inspected_and_called() -> Result<()> {
     assert!(String::from_utf8_lossy(&tests.stdout).contains("1 passed"), "the scaffold has no test");
 
     keyward.run(["plugin", "build", "weather", "--out", "weather.wasm"])?.success();
+    let component = fs::read(keyward.folder().join("weather.wasm"))?;
+    let component = String::from_utf8_lossy(&component);
+    for name in ["HOME", "CARGO_HOME"] {
+        let Ok(path) = std::env::var(name) else { continue };
+        assert!(!component.contains(&path), "the component tells where this machine has its {name}");
+    }
+    assert!(!component.contains("/.cargo/"), "the component tells where this machine has its packages");
+    assert!(!component.contains(&keyward.folder().display().to_string()), "the component tells where it was built");
     let inspected = keyward.run(["--json", "plugin", "inspect", "weather.wasm"])?.success().json();
     assert_eq!(inspected["manifest"]["name"], "weather", "{inspected}");
     keyward.run(["plugin", "add", "weather.wasm", "--yes"])?.success();

@@ -1,6 +1,7 @@
 //! Which compiler builds guests: rustup's where it has the target, else a system compiler with its library's sources.
 
 use std::{
+    env,
     ffi::OsStr,
     fmt,
     path::{Path, PathBuf},
@@ -27,6 +28,8 @@ pub(crate) enum Toolchain {
     },
     /// The compiler of the system builds the library from its sources each time a target folder is new.
     BuildStd {
+        /// Where it and the library are.
+        sysroot: PathBuf,
         /// The compiler.
         rustc: PathBuf,
         /// Its cargo.
@@ -91,12 +94,13 @@ impl Toolchain {
     async fn with_sources(bin: &Path, key: Option<&KeySource>) -> Option<Self> {
         let (rustc, cargo) = (bin.join("rustc"), bin.join("cargo"));
         let here = Path::new("/");
-        let sources = sysroot(rustc.as_os_str(), here, key).await?.join("lib/rustlib/src/rust/library/std/Cargo.toml");
+        let sysroot = sysroot(rustc.as_os_str(), here, key).await?;
+        let sources = sysroot.join("lib/rustlib/src/rust/library/std/Cargo.toml");
         if !cargo.is_file() || !sources.is_file() {
             return None;
         }
         let version = version(rustc.as_os_str(), here, key).await?;
-        Some(Self::BuildStd { rustc, cargo, version })
+        Some(Self::BuildStd { sysroot, rustc, cargo, version })
     }
 
     /// `cargo rustc` for a release build of a guest in this way, with nothing of the caller's own build in it and
@@ -107,6 +111,7 @@ impl Toolchain {
             Self::BuildStd { cargo, .. } => Command::new(cargo),
         };
         command.args(["rustc", "--release", "--target", TARGET]);
+        command.arg("--config").arg(self.without_paths(env::home_dir(), env::var_os("CARGO_HOME").map(PathBuf::from)));
         if let Self::BuildStd { rustc, .. } = self {
             command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").args(["-Z", "build-std=std,panic_abort"]);
             // rustup's proxies set it for their children; the system's compiler would not know the name.
@@ -120,6 +125,24 @@ impl Toolchain {
             command.env_remove(name);
         }
         command
+    }
+
+    /// The setting that keeps where this machine has its things out of what is built: a panic's text has the path of
+    /// its source. It is the same for every connector, because several share what is built of their dependencies;
+    /// a connector's own paths are relative already.
+    fn without_paths(&self, home: Option<PathBuf>, cargo_home: Option<PathBuf>) -> String {
+        let cargo_home = cargo_home.or_else(|| Some(home.as_ref()?.join(".cargo")));
+        let sysroot = match self {
+            // The library was built elsewhere, without paths.
+            Self::Target { .. } => None,
+            Self::BuildStd { sysroot, .. } => Some(sysroot.clone()),
+        };
+        // The last that fits applies.
+        let flags = [(home, "~"), (cargo_home, "cargo"), (sysroot, "rust")].into_iter().filter_map(|(path, name)| {
+            let path = path?.into_os_string().into_string().ok().filter(|path| path.len() > 1)?;
+            Some(toml::Value::String(format!("--remap-path-prefix={path}={name}")))
+        });
+        format!("target.{TARGET}.rustflags={}", toml::Value::Array(flags.collect()))
     }
 }
 
@@ -169,9 +192,34 @@ mod tests {
         assert_eq!(asked(Some(&key)).await.as_deref(), Some("none"));
     }
 
+    fn build_std() -> Toolchain {
+        let [sysroot, rustc, cargo] = ["/s", "/r", "/c"].map(PathBuf::from);
+        Toolchain::BuildStd { sysroot, rustc, cargo, version: "rustc 1".to_owned() }
+    }
+
+    #[test]
+    fn a_build_is_told_to_leave_out_the_paths_of_the_machine() {
+        let target = Toolchain::Target { version: "rustc 1".to_owned() };
+        let setting = "target.wasm32-unknown-unknown.rustflags=";
+        for (toolchain, home, cargo_home, flags) in [
+            (
+                target.clone(),
+                Some("/h"),
+                None,
+                r#"["--remap-path-prefix=/h=~", "--remap-path-prefix=/h/.cargo=cargo"]"#,
+            ),
+            (target.clone(), None, Some("/c \"c\""), r#"['--remap-path-prefix=/c "c"=cargo']"#),
+            (target, None, None, "[]"),
+            (build_std(), Some("/"), Some("/c"), r#"["--remap-path-prefix=/c=cargo", "--remap-path-prefix=/s=rust"]"#),
+        ] {
+            let setting = format!("{setting}{flags}");
+            assert_eq!(toolchain.without_paths(home.map(PathBuf::from), cargo_home.map(PathBuf::from)), setting);
+        }
+    }
+
     #[test]
     fn a_build_takes_no_flags_from_the_caller() {
-        let toolchain = Toolchain::BuildStd { rustc: "/r".into(), cargo: "/c".into(), version: "rustc 1".to_owned() };
+        let toolchain = build_std();
         let command = toolchain.cargo_rustc(Some(&KeySource::Env("MY_ROOT_KEY".to_owned())));
         let variables: Vec<_> = command.as_std().get_envs().collect();
         for name in ["RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "RUSTUP_TOOLCHAIN", "MY_ROOT_KEY"] {
