@@ -1,6 +1,7 @@
 //! Text for the author and the operator: `keyward::info!("{} issues", issues.len())`.
 //!
-//! The host cuts it at the call's limit and cleans it of secrets. In unit tests it goes to standard error.
+//! The host cuts it at the call's limit and puts a space for each control character; a connector has no secret to log.
+//! In unit tests it goes to standard error.
 
 use std::fmt;
 
