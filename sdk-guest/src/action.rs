@@ -118,6 +118,7 @@ impl Description {
 /// The descriptions as a JSON array in linear memory: its address in the upper 32 bits, its length in the lower.
 #[cfg(target_arch = "wasm32")]
 pub fn describe(descriptions: &[fn() -> Description]) -> u64 {
+    crate::host::log_panics();
     let descriptions: Vec<_> = descriptions.iter().map(|describe| describe()).collect();
     // The module is thrown away after this call, and the text must outlive it.
     let text = match serde_json::to_vec(&descriptions) {

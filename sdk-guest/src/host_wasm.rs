@@ -82,18 +82,22 @@ pub(crate) fn random(count: u32) -> Vec<u8> {
     wire_random::bytes(count)
 }
 
+/// Lets a panic write its text to the log: a trap carries none.
+pub(crate) fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or("an unknown place".to_owned(), ToString::to_string);
+        let text = panic.payload_as_str().unwrap_or("the panic has no text");
+        log(Level::Error, &format!("panicked at {place}: {text}"));
+    }));
+}
+
 /// Runs a call; the body of the component's only export.
 pub fn run(
     actions: &[Entry],
     invocation: wire_actions::Invocation,
     connection: wire::Connection,
 ) -> Result<String, wire_actions::ActionError> {
-    // A trap carries no text, so a panic's goes to the log before it.
-    std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location().map_or("an unknown place".to_owned(), ToString::to_string);
-        let text = panic.payload_as_str().unwrap_or("the panic has no text");
-        log(Level::Error, &format!("panicked at {place}: {text}"));
-    }));
+    log_panics();
     let wire_actions::Invocation { action, input, idempotency_key, attempt } = invocation;
     let connection = Connection::new(RawConnection(connection), Call { action, idempotency_key, attempt });
     let name = connection.call().action();

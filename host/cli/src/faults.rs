@@ -239,6 +239,12 @@ impl From<InvokeError> for Failure {
         if let Some(status) = error.status {
             failure = failure.detail("status", status);
         }
+        if let Some(retryable) = error.retryable {
+            failure = failure.detail("retryable", retryable);
+        }
+        if !error.log.is_empty() {
+            failure = failure.detail("log", json!(error.log));
+        }
         if let Some(delay) = error.retry_after {
             failure = failure
                 .detail("retry_after_ms", delay.as_millis() as u64)

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::reason::Reason;
+use crate::{ports::LogLine, reason::Reason};
 
 /// Whether a request reached the server: what a flow must know before it tries again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +107,16 @@ pub struct InvokeError {
     pub status: Option<u16>,
     /// Whether a request with a side effect may have reached the provider.
     pub sent: Sent,
+    /// Whether another attempt may succeed, where the action itself says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<bool>,
     /// How long to wait before another attempt, where it is known.
     pub retry_after: Option<Duration>,
     /// For the author: the guest's own call stack.
     pub backtrace: Option<String>,
+    /// What the guest logged until then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<LogLine>,
 }
 
 /// The cases of [`InvokeError`].
@@ -158,8 +164,10 @@ impl InvokeError {
             hint: None,
             status: None,
             sent: Sent::No,
+            retryable: None,
             retry_after: None,
             backtrace: None,
+            log: Vec::new(),
         }
     }
 

@@ -12,8 +12,8 @@
 //! Both land in `<target>/wasm32-unknown-unknown/release/<crate>.wasm`, the second in the first one's place, so a
 //! module is read before the next build. Manifest and schemas are then joined by `keyward_registry::artifact::embed`.
 //!
-//! The guest is its author's, who may be anybody: it runs here without imports, with limits on memory and work, and
-//! what it says is checked before it is believed.
+//! The guest is its author's, who may be anybody: it runs here without imports but its log, with limits on memory and
+//! work, and what it says is checked before it is believed.
 
 use std::collections::BTreeSet;
 
@@ -21,16 +21,20 @@ use keyward_model::ActionName;
 use serde::Deserialize;
 use serde_json::Value;
 use wasmtime::{
-    Config, Engine, Linker, Memory, Module, OptLevel, Store, StoreLimits, StoreLimitsBuilder, Trap, TypedFunc,
-    WasmBacktrace,
+    Caller, Config, Engine, Extern, Linker, Memory, Module, OptLevel, Store, StoreLimits, StoreLimitsBuilder, Trap,
+    TypedFunc, WasmBacktrace, WasmBacktraceDetails,
 };
 use wit_component::ComponentEncoder;
 
-use crate::RuntimeError;
+use crate::{RuntimeError, backtrace::frames, call::PANICKED, failure::MAX_WORDS, log::for_people};
 
 /// The export that tells about the actions: `() -> i64`, the address of the text in the upper 32 bits, its length in
 /// bytes in the lower.
 const DESCRIBE: &str = "keyward_describe";
+
+/// The interface of the contract whose `write` is served to a guest that describes itself: without it a panic would
+/// be a trap without a text. The version follows.
+const LOG: &str = "keyward:connector/log@";
 
 /// How wit-bindgen calls the custom sections that say what a core module's imports and exports mean.
 const COMPONENT_TYPE: &str = "component-type:";
@@ -131,6 +135,7 @@ fn ask(module: &[u8], fuel: u64) -> Result<Vec<u8>, RuntimeError> {
     let mut config = Config::new();
     // The code runs once.
     config.consume_fuel(true).cranelift_opt_level(OptLevel::None);
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     let engine =
         Engine::new(&config).map_err(|error| RuntimeError::Engine { message: format!("{error:#}"), hint: None })?;
     let module = Module::new(&engine, module).map_err(|error| {
@@ -154,17 +159,15 @@ fn ask(module: &[u8], fuel: u64) -> Result<Vec<u8>, RuntimeError> {
         .tables(16)
         .trap_on_grow_failure(true)
         .build();
-    let mut store: Store<StoreLimits> = Store::new(&engine, limits);
-    store.limiter(|limits| limits);
-    store.set_fuel(fuel).map_err(crashed)?;
-    // Types and doc comments are known without the host: whatever is asked of it is refused.
-    let mut linker = Linker::new(&engine);
-    linker.define_unknown_imports_as_traps(&module).map_err(crashed)?;
-    let instance = linker.instantiate(&mut store, &module).map_err(crashed)?;
+    let mut store = Store::new(&engine, Asked { limits, panic: None });
+    store.limiter(|asked| &mut asked.limits);
+    store.set_fuel(fuel).map_err(|error| crashed(&error, &store))?;
+    let linker = linker(&engine, &module).map_err(|error| crashed(&error, &store))?;
+    let instance = linker.instantiate(&mut store, &module).map_err(|error| crashed(&error, &store))?;
     let export: TypedFunc<(), u64> = instance.get_typed_func(&mut store, DESCRIBE).map_err(|error| {
         RuntimeError::unsuitable(format!("`{DESCRIBE}` is not what it should be: {error:#}"), UPDATE)
     })?;
-    let place = export.call(&mut store, ()).map_err(crashed)?;
+    let place = export.call(&mut store, ()).map_err(|error| crashed(&error, &store))?;
     let Some(memory) = instance.get_memory(&mut store, "memory") else {
         return Err(RuntimeError::unsuitable("the module does not export its memory", UPDATE));
     };
@@ -173,7 +176,36 @@ fn ask(module: &[u8], fuel: u64) -> Result<Vec<u8>, RuntimeError> {
 
 const UPDATE: &str = "leave the export to `keyward::connector!(...)` of the SDK of this release";
 
-fn copy_out(memory: &Memory, store: &Store<StoreLimits>, place: u64) -> Result<Vec<u8>, RuntimeError> {
+/// What a guest may use while it is asked, and the panic that it told of.
+struct Asked {
+    limits: StoreLimits,
+    panic: Option<String>,
+}
+
+/// Types and doc comments are known without the host: whatever is asked of it is refused, but for a panic's text.
+fn linker(engine: &Engine, module: &Module) -> wasmtime::Result<Linker<Asked>> {
+    let mut linker = Linker::new(engine);
+    // A module may import the same thing twice.
+    linker.allow_shadowing(true);
+    for import in module.imports().filter(|import| import.module().starts_with(LOG) && import.name() == "write") {
+        linker.func_wrap(import.module(), import.name(), listen)?;
+    }
+    linker.define_unknown_imports_as_traps(module)?;
+    Ok(linker)
+}
+
+/// `log.write` as a core module sees it; the text's address and length.
+fn listen(mut caller: Caller<'_, Asked>, _level: u32, address: u32, length: u32) {
+    let Some(memory) = caller.get_export("memory").and_then(Extern::into_memory) else { return };
+    let Some(rest) = memory.data(&caller).get(address as usize..) else { return };
+    let text = String::from_utf8_lossy(&rest[..rest.len().min(length as usize).min(MAX_WORDS)]);
+    if text.starts_with(PANICKED) {
+        let panic = for_people(&text, MAX_WORDS);
+        caller.data_mut().panic = Some(panic);
+    }
+}
+
+fn copy_out(memory: &Memory, store: &Store<Asked>, place: u64) -> Result<Vec<u8>, RuntimeError> {
     let (address, length) = ((place >> 32) as usize, place as u32 as usize);
     if length > MAX_TEXT {
         return Err(RuntimeError::unsuitable(
@@ -212,13 +244,15 @@ fn read_descriptions(text: &[u8]) -> Result<Vec<ActionDescription>, RuntimeError
 }
 
 /// An error of the guest's run, in words for its author.
-fn crashed(error: wasmtime::Error) -> RuntimeError {
-    let message = match error.downcast_ref::<Trap>() {
-        Some(Trap::OutOfFuel) => "it did not come to an end in describing itself".to_owned(),
-        Some(trap) => trap.to_string(),
-        None => error.root_cause().to_string(),
+fn crashed(error: &wasmtime::Error, store: &Store<Asked>) -> RuntimeError {
+    let message = match (error.downcast_ref::<Trap>(), &store.data().panic) {
+        (Some(Trap::OutOfFuel), _) => "it did not come to an end in describing itself".to_owned(),
+        (Some(_), Some(panic)) => format!("it {panic}"),
+        (Some(trap), None) => trap.to_string(),
+        (None, _) => for_people(&error.root_cause().to_string(), MAX_WORDS),
     };
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(ToString::to_string);
+    let backtrace =
+        error.downcast_ref().map(|backtrace: &WasmBacktrace| frames(backtrace).collect::<Vec<_>>().join("\n"));
     RuntimeError::Guest { message, backtrace }
 }
 
@@ -235,6 +269,7 @@ mod tests {
         wat::parse_str(format!(
             r#"(module
                 (import "keyward:connector/clock@0.1.0" "wall" (func $wall (result i64)))
+                (import "keyward:connector/log@0.1.0" "write" (func $log (param i32 i32 i32)))
                 (memory (export "memory") 1)
                 (data (i32.const 16) "{data}")
                 (func (export "keyward_describe") (result i64) {body}))"#
@@ -315,6 +350,18 @@ mod tests {
             assert!(matches!(error, RuntimeError::Guest { .. }), "{error:?}");
             assert!(error.to_string().contains(expected), "{expected}: {error}");
         }
+    }
+
+    #[test]
+    fn panic_in_describing_is_told_with_its_text() {
+        let text = "panicked at src/lib.rs:7:9: no such type";
+        let log = |length: usize| format!("(call $log (i32.const 4) (i32.const 16) (i32.const {length}))");
+        for (length, expected) in [(text.len(), text), (usize::MAX >> 32, text), (3, "unreachable")] {
+            let error = ask(&module(text, &format!("{} unreachable", log(length))), 1_000_000).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let outside = "(call $log (i32.const 4) (i32.const -1) (i32.const -1)) unreachable";
+        assert!(ask(&module(text, outside), 1_000_000).unwrap_err().to_string().contains("unreachable"));
     }
 
     #[tokio::test]

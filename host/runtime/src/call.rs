@@ -12,7 +12,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
 
 use crate::{
-    limits::{CpuMeter, MemoryLimiter},
+    limits::{CpuMeter, MemoryLimiter, raise},
     log::CallLog,
 };
 
@@ -23,9 +23,15 @@ pub(crate) const MAX_RESOURCES: usize = 16_384;
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Connection;
 
+/// How the line begins in which a guest tells of a panic: `panicked at <place>: <text>`. The SDK writes it from its
+/// panic hook, because a trap carries no text.
+pub(crate) const PANICKED: &str = "panicked at ";
+
 /// What the store of one call holds.
 pub(crate) struct CallState {
     pub(crate) context: Arc<CallContext>,
+    /// The operator's limits: those of the call are not above them.
+    pub(crate) ceiling: Limits,
     pub(crate) outbound: Arc<dyn Outbound>,
     pub(crate) table: ResourceTable,
     pub(crate) usage: Usage,
@@ -39,15 +45,16 @@ pub(crate) struct CallState {
 
 impl CallState {
     /// The state at the beginning.
-    pub(crate) fn new(context: Arc<CallContext>, outbound: Arc<dyn Outbound>) -> Self {
+    pub(crate) fn new(context: Arc<CallContext>, ceiling: Limits, outbound: Arc<dyn Outbound>) -> Self {
         let limits = context.limits;
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         Self {
             context,
+            ceiling,
             outbound,
             table,
-            usage: Usage::new(limits),
+            usage: Usage::new(limits, ceiling),
             memory: MemoryLimiter::new(limits.memory_bytes),
             meter: Arc::new(CpuMeter::new()),
             log: Arc::new(Mutex::new(CallLog::new(limits.log_bytes))),
@@ -60,15 +67,11 @@ impl CallState {
         lock(&self.log)
     }
 
-    /// The last line in which the guest told of a panic: `panicked at <place>: <text>`. The SDK writes it from
-    /// its panic hook, because a trap carries no text.
+    /// The last line in which the guest told of a panic.
     pub(crate) fn panic_line(&self) -> Option<String> {
         let mut log = self.log();
-        let line = log
-            .lines()
-            .iter()
-            .rev()
-            .find(|line| line.level == LogLevel::Error && line.text.starts_with("panicked at "))?;
+        let line =
+            log.lines().iter().rev().find(|line| line.level == LogLevel::Error && line.text.starts_with(PANICKED))?;
         Some(line.text.clone())
     }
 }
@@ -81,6 +84,7 @@ pub(crate) fn lock(log: &Mutex<CallLog>) -> MutexGuard<'_, CallLog> {
 /// What one call has used of its requests and bytes, and what became of its requests.
 pub(crate) struct Usage {
     limits: Limits,
+    ceiling: Limits,
     pub(crate) requests: u32,
     pub(crate) request_bytes: u64,
     pub(crate) response_bytes: u64,
@@ -97,9 +101,10 @@ pub(crate) struct Usage {
 const MAX_TOLD: usize = 16;
 
 impl Usage {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, ceiling: Limits) -> Self {
         Self {
             limits,
+            ceiling,
             requests: 0,
             request_bytes: 0,
             response_bytes: 0,
@@ -118,7 +123,7 @@ impl Usage {
                 Reason::RequestLimit,
                 format!("the call has made {} requests, and may not make more", self.requests),
             )
-            .hint("raise `limits.requests` of the action in connector.toml"));
+            .hint(raise("requests", self.limits.requests.into(), self.ceiling.requests.into())));
         }
         self.requests += 1;
         Ok(())
@@ -132,7 +137,10 @@ impl Usage {
                 Reason::ExchangeLimit,
                 format!("the call has {} streamed requests open, and may not open more", self.limits.exchanges),
             )
-            .hint("drop an exchange first, or raise `limits.exchanges` of the action in connector.toml")
+            .hint(format!(
+                "drop an exchange first, or {}",
+                raise("exchanges", self.limits.exchanges.into(), self.ceiling.exchanges.into())
+            ))
         })
     }
 
@@ -145,7 +153,7 @@ impl Usage {
                 Reason::UploadLimit,
                 format!("the bodies of the call's requests are larger than {limit} bytes"),
             )
-            .hint("raise `limits.request_bytes` of the action in connector.toml")
+            .hint(raise("request_bytes", limit, self.ceiling.request_bytes))
         })
     }
 
@@ -158,7 +166,10 @@ impl Usage {
                 Reason::TooLarge,
                 format!("the bodies of the call's responses are larger than {limit} bytes"),
             )
-            .hint("raise `limits.response_bytes` of the action in connector.toml, or ask the API for smaller pages")
+            .hint(format!(
+                "{}, or ask the API for smaller pages",
+                raise("response_bytes", limit, self.ceiling.response_bytes)
+            ))
             .sent(Sent::Yes)
         })
     }

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use keyward_model::{ActionName, Digest, InvokeError, manifest::Action};
+use keyward_model::{ActionName, Digest, InvokeError, InvokeErrorKind, Reason};
 use tokio::sync::OnceCell;
 use wasmtime::{
     Engine,
@@ -18,7 +18,7 @@ use wasmtime::{
 };
 
 use crate::{
-    RuntimeError,
+    Resolved, RuntimeError,
     bindings::v0_1::{Connector, ConnectorPre},
     cache::Cache,
     call::CallState,
@@ -53,7 +53,7 @@ struct Linkers {
 #[derive(Default)]
 pub(crate) struct Ready {
     component: OnceCell<ConnectorPre<CallState>>,
-    schemas: Mutex<HashMap<ActionName, Arc<Schemas>>>,
+    schemas: Mutex<HashMap<ActionName, Arc<OnceCell<Arc<Schemas>>>>>,
     used: AtomicU64,
 }
 
@@ -118,15 +118,32 @@ impl Connectors {
 }
 
 impl Ready {
-    /// The compiled schemas of one action.
-    pub(crate) fn schemas(&self, name: &ActionName, action: &Action) -> Result<Arc<Schemas>, InvokeError> {
+    /// The compiled schemas of one action, once for all who ask at the same time.
+    pub(crate) async fn schemas(
+        &self,
+        name: &ActionName,
+        resolved: &Arc<Resolved>,
+    ) -> Result<Arc<Schemas>, InvokeError> {
+        let place = self.place(name);
+        let compile = || async {
+            let resolved = resolved.clone();
+            // Patterns can keep a thread busy for a part of a second.
+            let compiling = tokio::task::spawn_blocking(move || Schemas::compile(&resolved.action).map(Arc::new));
+            compiling.await.unwrap_or_else(|panic| {
+                let message = format!("the schemas could not be compiled: {panic}");
+                Err(InvokeError::new(InvokeErrorKind::Internal, Reason::Internal, message))
+            })
+        };
+        place.get_or_try_init(compile).await.cloned()
+    }
+
+    /// Where the schemas of one action are, or will be.
+    fn place(&self, name: &ActionName) -> Arc<OnceCell<Arc<Schemas>>> {
         let mut schemas = self.schemas.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = schemas.get(name) {
-            return Ok(found.clone());
+        match schemas.get(name) {
+            Some(place) => place.clone(),
+            None => schemas.entry(name.clone()).or_default().clone(),
         }
-        let compiled = Arc::new(Schemas::compile(action)?);
-        schemas.insert(name.clone(), compiled.clone());
-        Ok(compiled)
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use keyward_model::manifest::Limits;
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 use crate::RuntimeError;
 
@@ -97,6 +97,9 @@ fn config(calls: u32, ceiling: &Limits, pagemap_scan: bool) -> Config {
     // The growth of a shared memory is not shown to the limiter, so there are none. This is the default;
     // it is written down because the memory limit depends on it.
     config.shared_memory(false);
+    // Debug information comes from the guest and could cost whatever it likes to read. By default wasmtime reads it
+    // where an environment variable says so.
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     // Enough to see past a recursion's last turns to where it began.
     config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(64));
     config

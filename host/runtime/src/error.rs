@@ -3,6 +3,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::{failure::MAX_WORDS, log::for_people};
+
 /// Why the sandbox cannot be set up, or a component cannot be taken.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -52,9 +54,9 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// A component that does not fit, with what to do about it.
-    pub(crate) fn unsuitable(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Unsuitable { message: message.into(), hint: Some(hint.into()) }
+    /// A component that does not fit, with what to do about it. The message may repeat words of the component.
+    pub(crate) fn unsuitable(message: impl AsRef<str>, hint: impl Into<String>) -> Self {
+        Self::Unsuitable { message: for_people(message.as_ref(), MAX_WORDS), hint: Some(hint.into()) }
     }
 
     /// What to do next, where that is known.

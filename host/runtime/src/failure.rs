@@ -1,27 +1,29 @@
 //! What a call that ended without output looked like to the host, told as a typed error.
 
-use std::time::Duration;
+use std::{
+    fmt::{self, Write},
+    time::Duration,
+};
 
 use keyward_model::{InvokeError, InvokeErrorKind, Reason, SendError, SendErrorKind, manifest::Limits};
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
+    backtrace::{MAX_FRAME, frames},
     bindings::v0_1::exports::keyward::connector::actions::{ActionError, Failure},
     call::CallState,
     convert,
     exchange::Misuse,
-    limits::Breach,
+    limits::{Breach, raise},
     log::for_people,
     wasi::SocketsDenied,
 };
 
 /// The most bytes of a guest's own words in an error.
-const MAX_WORDS: usize = 2 << 10;
+pub(crate) const MAX_WORDS: usize = 2 << 10;
 /// The most bytes of an action's own code.
 const MAX_CODE: usize = 64;
-/// The most bytes of a stack frame's name or a log line beside a crash.
-const MAX_FRAME: usize = 400;
 /// So many of the last log lines go with a crash.
 const LAST_LINES: usize = 10;
 /// A memory fault this near below address 0 is taken for an overflow of the guest's stack: no frame is larger.
@@ -41,18 +43,26 @@ pub(crate) fn crashed(error: &wasmtime::Error, state: &CallState) -> InvokeError
 pub(crate) fn took_too_long(state: &CallState) -> InvokeError {
     let limit = state.context.limits.wall_ms;
     let message = format!("the call took longer than {limit} ms");
+    let raise = raise("wall_ms", limit, state.ceiling.wall_ms);
     let mut failure = InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
-        .hint("raise `limits.wall_ms` of the action in connector.toml, or find out what it waits for");
+        .hint(format!("{raise}, or find out what it waits for"));
     failure.sent = state.usage.delivery.so_far();
     failure.backtrace = trace(None, state);
     failure
+}
+
+/// Time was up while input or output (`what`) was checked.
+pub(crate) fn check_took_too_long(what: &str, wall_ms: u64) -> InvokeError {
+    let message = format!("checking the {what} took until the call's time was up, after {wall_ms} ms");
+    InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
+        .hint(format!("give less {what} at once, or find out what the call waited for"))
 }
 
 /// The call waited too long for its turn.
 pub(crate) fn no_turn(limits: &Limits) -> InvokeError {
     let message = format!("too many calls run at once: none ended within {} ms", limits.wall_ms);
     InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
-        .hint("allow more concurrent calls, or call less often")
+        .hint("raise `[limits] concurrent_calls` in config.toml, or call less often")
 }
 
 /// The action says that it failed.
@@ -90,13 +100,14 @@ pub(crate) fn reported(error: ActionError, state: &CallState) -> InvokeError {
 }
 
 fn failed(failure: Failure) -> InvokeError {
-    let Failure { code, message, status, retryable: _, retry_after_ms } = failure;
+    let Failure { code, message, status, retryable, retry_after_ms } = failure;
     let mut error = InvokeError::new(
         InvokeErrorKind::Action { code: for_people(&code, MAX_CODE) },
         Reason::ActionFailed,
         for_people(&message, MAX_WORDS),
     );
     error.status = status;
+    error.retryable = Some(retryable);
     error.retry_after = retry_after_ms.map(Duration::from_millis);
     error
 }
@@ -123,14 +134,14 @@ fn request_failed(error: &SendError) -> InvokeError {
 
 /// What stopped the guest: the reason, the words for it, and what to do.
 fn cause(error: &wasmtime::Error, state: &CallState) -> (Reason, String, Option<String>) {
-    let raise = |limit: &str| {
-        Some(format!("raise `limits.{limit}` of the action in connector.toml, or let it do less at once"))
-    };
     if let Some(breach) = error.downcast_ref::<Breach>() {
-        return match breach {
-            Breach::Memory { .. } => (Reason::MemoryLimit, breach.to_string(), raise("memory_bytes")),
-            Breach::Cpu { .. } => (Reason::CpuLimit, breach.to_string(), raise("cpu_ms")),
+        let (reason, raise) = match breach {
+            Breach::Memory { limit, .. } => {
+                (Reason::MemoryLimit, raise("memory_bytes", *limit, state.ceiling.memory_bytes))
+            }
+            Breach::Cpu { limit_ms } => (Reason::CpuLimit, raise("cpu_ms", *limit_ms, state.ceiling.cpu_ms)),
         };
+        return (reason, breach.to_string(), Some(format!("{raise}, or let it do less at once")));
     }
     if let Some(denied) = error.downcast_ref::<SocketsDenied>() {
         return (Reason::GuestTrap, denied.to_string(), None);
@@ -167,10 +178,24 @@ fn cause(error: &wasmtime::Error, state: &CallState) -> (Reason, String, Option<
 /// The address of a memory fault. Wasmtime tells it as text only.
 fn fault_address(error: &wasmtime::Error) -> Option<u64> {
     error.chain().find_map(|cause| {
-        let text = cause.to_string();
-        let (address, _) = text.strip_prefix("memory fault at wasm address 0x")?.split_once(' ')?;
+        let mut text = Fault(String::new());
+        write!(text, "{cause}").ok()?;
+        let (address, _) = text.0.strip_prefix(FAULT)?.split_once(' ')?;
         u64::from_str_radix(address, 16).ok()
     })
+}
+
+const FAULT: &str = "memory fault at wasm address 0x";
+
+/// Takes a text that begins with [`FAULT`] and fails at once for any other: among the causes is the backtrace,
+/// whose text costs what the guest likes (see [`frames`]).
+struct Fault(String);
+
+impl fmt::Write for Fault {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push_str(text);
+        if self.0.starts_with(FAULT) || FAULT.starts_with(&self.0) { Ok(()) } else { Err(fmt::Error) }
+    }
 }
 
 /// Addresses are unsigned 32-bit numbers to which an offset is added, so just below 0 is just around 2^32.
@@ -178,12 +203,11 @@ fn is_below_zero(address: u64) -> bool {
     address.abs_diff(1 << 32) <= LARGEST_FRAME
 }
 
-/// For the author: the guest's call stack with demangled names, and its last words.
+/// For the author: the guest's call stack, and its last words.
 fn trace(backtrace: Option<&WasmBacktrace>, state: &CallState) -> Option<String> {
     let mut lines = Vec::new();
     if let Some(backtrace) = backtrace {
-        // The first line of wasmtime's text is a heading. The names are the guest's own words.
-        lines.extend(backtrace.to_string().lines().skip(1).map(|frame| without_hashes(&for_people(frame, MAX_FRAME))));
+        lines.extend(frames(backtrace));
     }
     let mut log = state.log();
     let last = log.lines();
@@ -195,37 +219,9 @@ fn trace(backtrace: Option<&WasmBacktrace>, state: &CallState) -> Option<String>
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
-/// A frame without the hashes that Rust puts behind each crate's name: `core[ee2a015990f71d14]::fmt`.
-fn without_hashes(frame: &str) -> String {
-    let mut text = String::with_capacity(frame.len());
-    let mut rest = frame;
-    while let Some((before, after)) = rest.split_once('[') {
-        text.push_str(before);
-        match after.split_once(']') {
-            Some((hash, next)) if hash.len() > 8 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) => rest = next,
-            _ => {
-                text.push('[');
-                rest = after;
-            }
-        }
-    }
-    text + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn frame_is_shown_without_the_hashes_of_its_crates() {
-        for (frame, shown) in [
-            ("guest.wasm!core[ee2a015990f71d14]::fmt::<a[b1da763420d3931]::T>", "guest.wasm!core::fmt::<a::T>"),
-            ("guest.wasm!sum::<[u8; 4]>", "guest.wasm!sum::<[u8; 4]>"),
-            ("<[T]>::sort [deadbeef", "<[T]>::sort [deadbeef"),
-        ] {
-            assert_eq!(without_hashes(frame), shown);
-        }
-    }
 
     #[test]
     fn fault_near_address_zero_is_an_overflow_and_one_elsewhere_is_not() {

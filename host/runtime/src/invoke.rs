@@ -14,7 +14,6 @@ use keyward_model::{
     Reason,
     manifest::{LimitOverrides, Limits},
 };
-use serde_json::Value;
 use tokio::{sync::Semaphore, time::timeout_at};
 use tracing::{Instrument, field, info_span};
 use wasmtime::{Engine, Store, UpdateDeadline};
@@ -32,9 +31,6 @@ use crate::{
     failure,
     limits::Breach,
 };
-
-/// The largest output that is taken, bytes of JSON. It is kept in a flow's journal.
-const MAX_OUTPUT: usize = 16 << 20;
 
 /// How a [`Runtime`] is set up.
 #[derive(Debug, Clone)]
@@ -116,12 +112,16 @@ impl Runtime {
     ) -> Result<ActionOutcome, InvokeError> {
         let digest = resolved.connector.digest;
         let ready = self.connectors.get(&digest);
-        let schemas = ready.schemas(&call.action.action, &resolved.action)?;
-        schemas.check_input(&call.input)?;
+        let wall_ms = context.limits.wall_ms;
+        let schemas = ready.schemas(&call.action.action, &resolved).await?;
+        let input = call.input.to_string();
+        timeout_at(deadline(wall_ms), schemas.check_input(call.input, &input))
+            .await
+            .unwrap_or_else(|_| Err(failure::check_took_too_long("input", wall_ms)))?;
         let component = self.connectors.load(&ready, &digest, &resolved.component).await.map_err(unusable)?;
 
         // From here on the wall-clock limit counts; compiling a connector is not its call's fault.
-        let deadline = deadline(context.limits.wall_ms);
+        let deadline = deadline(wall_ms);
         // Declared before the store, so that it is given back after the store's slot is free.
         let _turn = timeout_at(deadline, self.turns.acquire())
             .await
@@ -130,29 +130,31 @@ impl Runtime {
         let _ticking = self.clock.hold();
         let invocation = Invocation {
             action: call.action.action.as_str().to_owned(),
-            input: call.input.to_string(),
+            input,
             idempotency_key: call.idempotency_key,
             attempt: call.attempt,
         };
-        let mut store = self.store(CallState::new(Arc::new(context), self.outbound.clone()));
+        let mut store = self.store(CallState::new(Arc::new(context), self.ceiling, self.outbound.clone()));
         let meter = store.data().meter.clone();
         let start = meter.start();
         let run = meter.charge(run(&mut store, component, &invocation));
         let result = timeout_at(deadline, run).await;
 
         let state = store.data_mut();
-        let text = match result {
-            Ok(Ok(Ok(text))) => text,
-            Ok(Ok(Err(error))) => return Err(failure::reported(error, state)),
-            Ok(Err(error)) => return Err(failure::crashed(&error, state)),
-            Err(_) => return Err(failure::took_too_long(state)),
+        let outcome = match result {
+            Ok(Ok(Ok(text))) => timeout_at(deadline, schemas.read_output(text))
+                .await
+                .unwrap_or_else(|_| Err(failure::check_took_too_long("output", wall_ms)))
+                .map_err(|error| InvokeError { sent: state.usage.delivery.so_far(), ..error }),
+            Ok(Ok(Err(error))) => Err(failure::reported(error, state)),
+            Ok(Err(error)) => Err(failure::crashed(&error, state)),
+            Err(_) => Err(failure::took_too_long(state)),
         };
-        let output = output(&text).and_then(|output| schemas.check_output(&output).map(|()| output));
-        Ok(ActionOutcome {
-            output: output.map_err(|error| InvokeError { sent: state.usage.delivery.so_far(), ..error })?,
-            log: state.log().take(),
-            stats: stats(state, start),
-        })
+        let log = state.log().take();
+        match outcome {
+            Ok(output) => Ok(ActionOutcome { output, log, stats: stats(state, start) }),
+            Err(error) => Err(InvokeError { log, ..error }),
+        }
     }
 
     /// A store for one call.
@@ -221,18 +223,6 @@ async fn run(
     let connector = component.instantiate_async(&mut *store).await?;
     let connection = store.data_mut().table.push(Connection)?;
     connector.keyward_connector_actions().call_run(store, invocation, connection).await
-}
-
-/// The output as a value.
-fn output(text: &str) -> Result<Value, InvokeError> {
-    let invalid = |message: String| {
-        InvokeError::new(InvokeErrorKind::Validation, Reason::OutputInvalid, message)
-            .hint("this is a fault of the connector: its author must correct the action")
-    };
-    if text.len() > MAX_OUTPUT {
-        return Err(invalid(format!("the output is {} bytes long, the limit is {MAX_OUTPUT}", text.len())));
-    }
-    serde_json::from_str(text).map_err(|error| invalid(format!("the output is not JSON: {error}")))
 }
 
 fn stats(state: &CallState, start: Instant) -> CallStats {

@@ -5,7 +5,7 @@
 //! [`keyward_model::Outbound`]. This crate knows neither credentials nor the network.
 //!
 //! Read in this order: [`invoke`](Runtime) for the way of a call, `engine` for the settings and their
-//! reasons, `call`, `host` and `exchange` for what a guest can do, `limits` and `failure` for how it ends,
+//! reasons, `call`, `host` and `exchange` for what a guest can do, `limits`, `failure` and `backtrace` for how it ends,
 //! `cache` and `connectors` for how a component is loaded, `check` and `wasi` for which ones are taken.
 //! [`build`] makes components and is not part of a call.
 //!
@@ -15,6 +15,7 @@
 
 pub mod build;
 
+mod backtrace;
 mod bindings;
 mod cache;
 mod call;

@@ -32,6 +32,15 @@ pub(crate) enum Breach {
     },
 }
 
+/// What to raise where `limit` was reached: the operator's where it is the `ceiling`, else the action's own.
+pub(crate) fn raise(name: &str, limit: u64, ceiling: u64) -> String {
+    if limit >= ceiling {
+        format!("raise `[limits] {name}` in config.toml")
+    } else {
+        format!("raise `limits.{name}` of the action in connector.toml")
+    }
+}
+
 /// Counts the memory of one call.
 #[derive(Debug)]
 pub(crate) struct MemoryLimiter {

@@ -76,11 +76,12 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         }
     };
     drop(spinner);
+    let level = if arguments.verbose { LogLevel::Debug } else { LogLevel::Info };
     let outcome = outcome.map_err(|error| {
+        show_log(output, &error.log, level);
         let remedy = remedy(&error, &arguments.action, &installed.manifest, named.as_ref(), &action);
         Failure::from(error).maybe_hint(remedy).detail("action", arguments.action.to_string())
     })?;
-    let level = if arguments.verbose { LogLevel::Debug } else { LogLevel::Info };
     show_log(output, &outcome.log, level);
     if !output.is_json() {
         // The output is JSON for people too: it is what the next program wants to read.

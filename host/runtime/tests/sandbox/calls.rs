@@ -63,6 +63,32 @@ async fn panic_is_told_with_its_text_the_call_stack_and_the_last_lines() {
     let backtrace = error.backtrace.unwrap();
     assert!(backtrace.contains("!run"), "{backtrace}");
     assert!(backtrace.ends_with("last log lines:\n  hello\n  panicked at src/lib.rs:7:9: it broke"), "{backtrace}");
+    assert_eq!(error.log.len(), 2);
+}
+
+/// A name of some hundred bytes that would take 2^60 bytes demangled: each template argument holds the one before it twice.
+#[tokio::test]
+async fn crash_with_a_name_that_stands_for_too_much_is_told_at_once() {
+    let digit = |n: u32| char::from_digit(n % 36, 36).unwrap_or('0').to_ascii_uppercase();
+    let place = |n: u32| match n {
+        0 => "S_".to_owned(),
+        1..=36 => format!("S{}_", digit(n - 1)),
+        _ => format!("S{}{}_", digit((n - 1) / 36), digit(n - 1)),
+    };
+    let levels: String = (0..60).map(|n| format!("S_I{0}{0}E", place(n + 1))).collect();
+    let name = format!("_Z1f1AIiiE{levels}");
+    let crash = format!("(call ${name}) unreachable) (func ${name} unreachable");
+    let fault = format!("(call ${name}) unreachable) (func ${name} (i32.store (i32.const 0x20000000) (i32.const 1))");
+    for body in [crash, fault] {
+        let fixture = Fixture::new(&Guest::new(&body));
+        let (path, digest) = fixture.component();
+        fixture.runtime.precompile(&path, &digest).await.unwrap();
+        let start = std::time::Instant::now();
+        let error = fixture.failure().await;
+        assert!(start.elapsed() < std::time::Duration::from_secs(1));
+        assert_eq!(error.reason, Reason::GuestTrap);
+        assert!(error.backtrace.unwrap().contains("!_Z1f1AIiiE"));
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ async fn guest_that_computes_for_ever_is_stopped() {
     let error = fixture.failure().await;
     assert_eq!((error.kind, error.reason), (InvokeErrorKind::Guest, Reason::CpuLimit));
     assert_eq!(error.message, "the guest used more than 20 ms of processor time");
+    assert!(error.hint.unwrap().starts_with("raise `limits.cpu_ms` of the action in connector.toml"));
     assert!(error.backtrace.unwrap().contains("!run"));
 }
 
@@ -86,6 +87,7 @@ async fn limits_of_the_call_are_below_the_ceiling() {
     let fixture = Fixture::new(&guest).limits(|limits| limits.memory_bytes = u64::MAX);
     let error = fixture.failure().await;
     assert!(error.message.ends_with("the limit is 268435456"), "{}", error.message);
+    assert!(error.hint.unwrap().starts_with("raise `[limits] memory_bytes` in config.toml"));
 }
 
 #[tokio::test]
