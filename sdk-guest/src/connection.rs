@@ -29,7 +29,8 @@ impl Call {
         &self.action
     }
 
-    /// The same for every attempt of one step of a flow; send it where the API takes an idempotency key.
+    /// The same for every attempt at one execution of a step, and another one where the step is performed anew; send it
+    /// where the API takes an idempotency key.
     pub fn idempotency_key(&self) -> &str {
         &self.idempotency_key
     }
