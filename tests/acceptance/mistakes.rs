@@ -195,10 +195,10 @@ fn terminate(child: &Child) -> Result<()> {
     Ok(rustix::process::kill_process(rustix::process::Pid::from_child(child), rustix::process::Signal::TERM)?)
 }
 
-/// The exit code of a command that ends within two seconds.
+/// The exit code of a command that ends within three seconds.
 fn end(child: &mut Child) -> Result<Option<i32>> {
     let told = Instant::now();
-    while told.elapsed() < Duration::from_secs(2) {
+    while told.elapsed() < Duration::from_secs(3) {
         if let Some(status) = child.try_wait()? {
             return Ok(status.code());
         }
