@@ -327,7 +327,7 @@ impl ActionRules {
                 Reason::ReconnectRequired,
                 format!("the connection {} no longer works: {why}", connection.name),
             )
-            .hint("its owner connects it again"));
+            .hint(format!("its owner runs `{}`", connect_again(connection))));
         }
         match scope::satisfied(&self.scopes, &connection.granted_scopes) {
             Ok(scopes) => Ok(scopes.to_vec()),
@@ -337,9 +337,9 @@ impl ActionRules {
                     format!("the connection {} lacks the scope {}", connection.name, lacking.join(" ")),
                 )
                 .hint(format!(
-                    "connect {} again with the scope {}",
-                    connection.name,
-                    lacking.join(" ")
+                    "its owner runs `{} --scope {}`",
+                    connect_again(connection),
+                    lacking.join(" --scope ")
                 ));
                 seen.missing_scopes = lacking;
                 Err(refusal)
@@ -385,6 +385,11 @@ impl ActionRules {
         }
         path
     }
+}
+
+/// The command that gives a connection another credential.
+fn connect_again(connection: &ConnectionFacts) -> String {
+    format!("keyward connect {} --reconnect --name {}", connection.provider, connection.name)
 }
 
 impl Endpoint {

@@ -71,6 +71,8 @@ fn connection_that_no_longer_works_must_be_connected_again() {
         let connection = ConnectionFacts { state, ..connection(&[]) };
         let denial = authorize(&rules("get-issue"), &connection, request("GET", ISSUE)).unwrap_err();
         assert_eq!(denial.reason, Reason::ReconnectRequired);
+        let again = "its owner runs `keyward connect github --reconnect --name work`";
+        assert_eq!(denial.hint.as_deref(), Some(again));
         assert_eq!(SendError::from(denial).kind, SendErrorKind::ReconnectRequired);
     }
 }
@@ -229,7 +231,11 @@ fn hint_is_the_line_that_would_allow_it() {
             absolute("https://codeload.github.com/x"),
             r#"add to the manifest: `[endpoints.<name>]` with `url = "https://codeload.github.com"`"#,
         ),
-        ("close-issue", request("PATCH", ISSUE), "connect work again with the scope repo"),
+        (
+            "close-issue",
+            request("PATCH", ISSUE),
+            "its owner runs `keyward connect github --reconnect --name work --scope repo`",
+        ),
     ] {
         assert_eq!(hint(action, request), expected);
     }
