@@ -159,7 +159,8 @@ impl Pattern {
         Want::Bits { base, bits: cut(bits), mask: cut(mask) }
     }
 
-    /// Whether `byte`, which stands before the pattern, holds the first bits of the secret beside others.
+    /// Whether `byte`, which stands before the pattern, holds the first bits of the secret beside others. It need not
+    /// do so for the secret to be there: the character may be escaped, or a line end may stand between.
     pub(super) fn begins_in(&self, byte: u8) -> bool {
         match self.kind {
             Kind::Grouped { base, shift } if !(8 * shift).is_multiple_of(base.width()) => {

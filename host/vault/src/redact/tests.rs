@@ -289,7 +289,9 @@ proptest! {
     ) {
         let mut other = secret.clone().into_bytes();
         let at = at.index(other.len());
-        other[at] = if other[at] == b'-' { b'.' } else { b'-' };
+        // Its lower four bits are those of no character of the secret. The upper ones of the first may stand in a character
+        // that is not compared.
+        other[at] = b'5';
         let (redactor, _) = redactor(&[secret.as_bytes()]);
         for (name, encode) in OF_BYTES.iter().chain(OF_TEXT) {
             let encoded = encode(&other);
