@@ -179,8 +179,9 @@ async fn a_pasted_key_is_sent_where_the_connector_says() -> Result<()> {
     let endpoint = format!("api={}", api.url);
     let connect = ["connect", "github", "--method", "api-key", "--secret-file", "-", "--scope", "repo", "--endpoint"];
     keyward.run_with_input(connect.into_iter().chain([endpoint.as_str()]), "test-pasted-key")?.success();
-    let outcome = keyward.run(["call", "github.current-user"])?;
+    let outcome = keyward.run(["call", "github.list-issues", "owner=octocat", "repository=hello-world"])?;
     assert_ne!(outcome.code, Some(0), "the API knows no such key");
+    assert_eq!(api.seen().len(), 1, "{}", outcome.stderr);
     assert_eq!(api.seen()[0].token.as_deref(), Some("test-pasted-key"));
     Ok(())
 }

@@ -263,7 +263,7 @@ async fn a_run_whose_connector_is_missing_waits_for_it() -> Result<()> {
     running.kill()?;
     api.release();
     let id = newest(&keyward, "running")?;
-    keyward.run(["plugin", "remove", "github"])?.success();
+    keyward.run(["plugin", "remove", "github", "--yes"])?.success();
     let refused = keyward.run(["runs", "resume", &id])?.failure(3);
     assert!(refused.stderr.contains("'github' is not installed"), "{}", refused.stderr);
     assert!(refused.stderr.contains(&format!("keyward runs resume {id}")), "{}", refused.stderr);

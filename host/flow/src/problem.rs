@@ -130,6 +130,9 @@ impl Problem {
         if let Some(delay) = error.retry_after {
             problem = problem.with("retryAfter", delay.as_secs_f64());
         }
+        if let Some(retryable) = error.retryable {
+            problem = problem.with("retryable", retryable);
+        }
         problem
     }
 
