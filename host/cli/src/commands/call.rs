@@ -78,7 +78,10 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     drop(spinner);
     let level = if arguments.verbose { LogLevel::Debug } else { LogLevel::Info };
     let outcome = outcome.map_err(|error| {
-        show_log(output, &error.log, level);
+        // A crash comes with its last lines.
+        if arguments.verbose || error.backtrace.is_none() {
+            show_log(output, &error.log, level);
+        }
         let remedy = remedy(&error, &arguments.action, &installed.manifest, named.as_ref(), &action);
         Failure::from(error).maybe_hint(remedy).detail("action", arguments.action.to_string())
     })?;
