@@ -48,7 +48,7 @@ struct Shared {
     issuer: String,
     emulator: String,
     seen: Mutex<Vec<Seen>>,
-    /// The number of requests so far.
+    /// The number of requests that were carried out.
     count: watch::Sender<usize>,
     /// Tokens that the API refuses, whatever the authorization server says.
     refused: Mutex<BTreeSet<String>>,
@@ -112,7 +112,7 @@ impl GithubApi {
         self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Returns when `count` requests have come in.
+    /// Returns when `count` requests have been carried out.
     pub async fn wait_for(&self, count: usize) -> Result<()> {
         let mut seen = self.shared.count.subscribe();
         seen.wait_for(|seen| *seen >= count).await.context("the API has ended")?;
@@ -183,7 +183,6 @@ async fn forward(shared: &Shared, request: Request) -> Result<Response> {
             body: String::from_utf8_lossy(&body).into_owned(),
             status: 0,
         });
-        shared.count.send_replace(seen.len());
         seen.len() - 1
     };
 
@@ -210,6 +209,8 @@ async fn forward(shared: &Shared, request: Request) -> Result<Response> {
             response.body(Body::from(answer.bytes().await?))?
         }
     };
+    // Only now: a caller that is killed takes what is still to be carried out with it.
+    shared.count.send_modify(|count| *count += 1);
     let mut hold = shared.hold_from.subscribe();
     let _ = hold.wait_for(|from| from.is_none_or(|from| index + 1 < from)).await;
     shared.seen.lock().unwrap_or_else(PoisonError::into_inner)[index].status = response.status().as_u16();
