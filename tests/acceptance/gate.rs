@@ -79,17 +79,19 @@ async fn a_call_that_is_refused_before_it_begins_is_on_record() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
     let refused = [
-        (["--connection", "nobody", "--input", r#"{"method": "GET", "path": "/echo/hex"}"#], "connection-unknown"),
-        (["--connection", "canary", "--input", r#"{"method": 7}"#], "input-invalid"),
+        ("hostile.any-request", "nobody", r#"{"method": "GET", "path": "/echo/hex"}"#, "connection-unknown"),
+        ("hostile.any-request", "canary", r#"{"method": 7}"#, "input-invalid"),
+        ("hostile.any-requst", "canary", "{}", "action-unknown"),
+        ("hostil.any-request", "canary", "{}", "action-unknown"),
     ];
-    for (arguments, reason) in refused {
-        let outcome = keyward.run(["--json", "call", "hostile.any-request"].into_iter().chain(arguments))?;
+    for (action, connection, input, reason) in refused {
+        let outcome = keyward.run(["--json", "call", action, "--connection", connection, "--input", input])?;
         assert_ne!(outcome.code, Some(0), "{reason}");
         let audit = keyward.run(["--json", "audit", "--denied", "-n", "1"])?.success().json();
         let record = &audit[0];
         assert_eq!(record["reason"], reason, "{audit}");
         assert_eq!(record["event"]["event"], "call-refused", "{audit}");
-        assert_eq!(record["event"]["action"], "hostile.any-request", "{audit}");
+        assert_eq!(record["event"]["action"], action, "{audit}");
     }
     let audit = keyward.run(["--json", "audit", "--denied"])?.success().json();
     assert_eq!(audit.as_array().unwrap().len(), refused.len(), "each refusal has one record");

@@ -1,5 +1,6 @@
 //! What an error of the other crates means at the command line: its exit code is chosen here and nowhere else.
 
+use keyward_egress::{AuditError, EgressError};
 use keyward_flow::{EngineError, JournalError};
 use keyward_model::{Diagnostic, IdError, InvokeError, InvokeErrorKind, Reason};
 use keyward_registry::{RegistryError, StoreError as RegistryStoreError};
@@ -129,8 +130,16 @@ impl From<CatalogueError> for Failure {
     }
 }
 
-impl From<keyward_egress::EgressError> for Failure {
-    fn from(error: keyward_egress::EgressError) -> Self {
+impl From<AuditError> for Failure {
+    fn from(error: AuditError) -> Self {
+        Self::new(Exit::Environment, "audit-failed", error.to_string())
+            .because(&error)
+            .hint("nothing goes on until it can be written")
+    }
+}
+
+impl From<EgressError> for Failure {
+    fn from(error: EgressError) -> Self {
         Self::new(Exit::Environment, "network-unusable", error.to_string()).because(&error)
     }
 }

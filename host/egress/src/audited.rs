@@ -7,7 +7,7 @@ use keyward_model::{ActionCall, ActionOutcome, AuditEvent, AuditRecord, Invoke, 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::audit::AuditSink;
+use crate::audit::{AuditError, AuditSink};
 
 /// The same actions; a call that is refused before it begins is on record when its error is told.
 ///
@@ -28,11 +28,10 @@ impl Audited {
 #[async_trait]
 impl Invoke for Audited {
     async fn invoke(&self, call: ActionCall) -> Result<ActionOutcome, InvokeError> {
-        let mut record = record(&call);
+        let record = record(&call);
         let outcome = self.inner.invoke(call).await;
         let Some(refused) = outcome.as_ref().err().filter(|error| is_refusal(error)) else { return outcome };
-        record.at = OffsetDateTime::now_utc();
-        record.reason = Some(refused.reason);
+        let record = AuditRecord { at: OffsetDateTime::now_utc(), reason: Some(refused.reason), ..record };
         match self.audit.record(record).await {
             Ok(()) => outcome,
             Err(error) => {
@@ -46,11 +45,19 @@ impl Invoke for Audited {
     }
 }
 
+/// Writes down that `call` was refused before anything was asked to carry it out.
+///
+/// # Errors
+/// The record could not be written.
+pub async fn record_refusal(audit: &dyn AuditSink, call: &ActionCall, reason: Reason) -> Result<(), AuditError> {
+    audit.record(AuditRecord { reason: Some(reason), ..record(call) }).await
+}
+
 /// Whether the call did not begin. Of actions and connections the gate says the same about a request, and then the
 /// call's error is that it was denied.
 fn is_refusal(error: &InvokeError) -> bool {
     match error.reason {
-        Reason::InputInvalid | Reason::ComponentUnsuitable => true,
+        Reason::InputInvalid | Reason::ComponentChanged | Reason::ComponentUnsuitable => true,
         Reason::ActionUnknown
         | Reason::ConnectionMissing
         | Reason::ConnectionUnknown
@@ -86,7 +93,6 @@ mod tests {
     use keyward_model::{Principal, Sent, TenantId};
 
     use super::*;
-    use crate::AuditError;
 
     /// Fails every call so.
     struct Failing(InvokeError);
@@ -143,6 +149,7 @@ mod tests {
             (InvokeErrorKind::Connection, Reason::ConnectionWrongProvider),
             (InvokeErrorKind::Validation, Reason::InputInvalid),
             (InvokeErrorKind::Internal, Reason::ComponentUnsuitable),
+            (InvokeErrorKind::Denied, Reason::ComponentChanged),
         ] {
             let [record] = recorded(kind, reason).await.try_into().unwrap();
             let event = AuditEvent::CallRefused { action: call().action, connection: call().connection };

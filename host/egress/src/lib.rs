@@ -14,6 +14,6 @@ mod guard;
 mod wire;
 
 pub use audit::{AuditError, AuditSink};
-pub use audited::Audited;
+pub use audited::{Audited, record_refusal};
 pub use gate::{Gate, RuleSource};
 pub use wire::{EgressError, HttpWire, WireConfig};

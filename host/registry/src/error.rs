@@ -155,6 +155,16 @@ impl RegistryError {
         Some(text.to_owned())
     }
 
+    /// What a call that fails for it is told, and the audit trail.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotInstalled { .. } | Self::OtherVersion { .. } | Self::NoAction { .. } => Reason::ActionUnknown,
+            Self::ComponentChanged { .. } | Self::ManifestChanged(_) => Reason::ComponentChanged,
+            Self::DiskFull | Self::Store(_) => Reason::StoreFailed,
+            _ => Reason::ComponentUnsuitable,
+        }
+    }
+
     /// A file operation that failed; a full disk is told as such.
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         match source.kind() {
@@ -175,13 +185,11 @@ impl From<StoreError> for RegistryError {
 
 impl From<RegistryError> for InvokeError {
     fn from(error: RegistryError) -> Self {
-        let (kind, reason) = match &error {
-            RegistryError::NotInstalled { .. }
-            | RegistryError::OtherVersion { .. }
-            | RegistryError::NoAction { .. } => (InvokeErrorKind::NotFound, Reason::ActionUnknown),
-            RegistryError::ComponentChanged { .. } => (InvokeErrorKind::Denied, Reason::ComponentChanged),
-            RegistryError::DiskFull | RegistryError::Store(_) => (InvokeErrorKind::Internal, Reason::StoreFailed),
-            _ => (InvokeErrorKind::Internal, Reason::ComponentUnsuitable),
+        let reason = error.reason();
+        let kind = match reason {
+            Reason::ActionUnknown => InvokeErrorKind::NotFound,
+            Reason::ComponentChanged => InvokeErrorKind::Denied,
+            _ => InvokeErrorKind::Internal,
         };
         let hint = error.hint();
         let invoke = InvokeError::new(kind, reason, error.to_string());

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use clap::Args;
+use keyward_egress::record_refusal;
 use keyward_model::{
     ActionCall, ActionOutcome, ActionRef, ConnectionName, InvokeError, LogLevel, LogLine, Reason,
     manifest::{Action, Manifest},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -47,15 +48,8 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
     let output = context.output;
     let base = Base::open(context).await?;
-    // What is wrong with the command line is told before a passphrase is asked for.
-    let (installed, action) = base.registry.find(&context.tenant, &arguments.action).await?;
-    let given = input::read(arguments.input.as_deref()).await?;
-    let input = input::with_arguments(given, &arguments.arguments, &action.input, "action")?;
-    let host = Host::over(base.unlock(context).await?)?;
-
-    let spinner = output.spinner(format!("Calling {}", arguments.action));
     let named = arguments.connection.clone();
-    let call = ActionCall {
+    let mut call = ActionCall {
         tenant: context.tenant.clone(),
         principal: context.principal.clone(),
         on_behalf_of: None,
@@ -65,9 +59,22 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         attempt: 1,
         action: arguments.action.clone(),
         connection: arguments.connection,
-        input,
+        input: Value::Null,
         idempotency_key: arguments.idempotency_key.unwrap_or_else(|| Uuid::new_v4().to_string()),
     };
+    // What is wrong with the command line is told before a passphrase is asked for.
+    let (installed, action) = match base.registry.find(&call.tenant, &call.action).await {
+        Ok(found) => found,
+        Err(error) => {
+            record_refusal(&base.store, &call, error.reason()).await?;
+            return Err(error.into());
+        }
+    };
+    let given = input::read(arguments.input.as_deref()).await?;
+    call.input = input::with_arguments(given, &arguments.arguments, &action.input, "action")?;
+    let host = Host::over(base.unlock(context).await?)?;
+
+    let spinner = output.spinner(format!("Calling {}", arguments.action));
     let outcome = tokio::select! {
         outcome = host.invoke.invoke(call) => outcome,
         () = signals::interrupted() => {
