@@ -61,7 +61,7 @@ pub use credential::BasicSecret;
 pub use error::VaultError;
 pub use harden::harden_process;
 pub use provider::{Catalogue, CatalogueError, ConnectionMethod, Provider, Source, UnknownMethod};
-pub use redact::RedactionCount;
+pub use redact::{RedactionCount, Redactor, Scrubber};
 pub use root::{RootKeyKind, RootKeySource};
 pub use rotate::RotateReport;
 pub use secret::Secret;

@@ -13,7 +13,8 @@
 //! The layers multiply: base64 folded into lines inside of a JSON string is found. Letters match in any case
 //! where a secret has 16 bytes or more. Not found: what was compressed or encrypted, dumps with addresses or with
 //! text beside the numbers (`hexdump -C`, `xxd`), binary and octal numbers, characters in another order or apart
-//! from each other (`{"0":"g","1":"h"}`), letters that were decomposed (Unicode NFD), base85, other encodings of
+//! from each other (`{"0":"g","1":"h"}`), letters that were decomposed (Unicode NFD), charsets other than ASCII, Latin-1
+//! and those of Unicode, CSS escapes, base85, other encodings of
 //! encodings, a part of the secret.
 //!
 //! **Streams.** A secret may straddle chunks, so the last bytes of what came are held back until more comes or the
@@ -21,7 +22,7 @@
 //! be the beginning of a secret held back, the sizes of the chunks would tell a guest which of its guesses is one.
 //! For the same reason what is held when a body breaks off is thrown away. Only a whole secret changes a length.
 //!
-//! **Work.** A table of pairs tells at nearly every place that nothing begins there. Where something may, the text
+//! **Work.** A table tells at nearly every place, by three bytes, that nothing begins there. Where something may, the text
 //! is compared for as long as it fits; how often that can be is bounded by how often the secret repeats itself, so
 //! a server cannot make it slow by what it sends, nor by the size of its chunks.
 
@@ -29,8 +30,8 @@ mod pattern;
 mod reading;
 
 use std::{
-    array,
     borrow::Cow,
+    iter,
     ops::Range,
     sync::{
         Arc,
@@ -64,88 +65,153 @@ impl RedactionCount {
 }
 
 /// Takes a set of secrets out of what it is given.
-pub(crate) struct Redactor {
+pub struct Redactor {
     patterns: Vec<Pattern>,
-    beginnings: Beginnings,
+    filter: Filter,
     /// The most bytes that a secret is followed over.
     extent: usize,
     count: RedactionCount,
 }
 
-/// What the first three bytes of a secret may be, in any of its forms.
-struct Beginnings {
-    /// Marks for each pair of bytes. Of a byte above 127 the lower bits count, which keeps the table small.
-    pairs: Box<[u8; 1 << 14]>,
-    /// Which patterns may begin with each byte.
-    patterns: [Vec<u16>; 256],
+/// Tells at nearly every place of a text, by three bytes alone, that no secret begins there.
+///
+/// The ways to begin are dealt into eight groups, and of each byte it is known in which groups it may be the first,
+/// the second and the third.
+struct Filter {
+    /// Groups as bits: in the lowest [`GROUPS`] those where the byte may be the first, then the second, then the third.
+    groups: Box<[u32; 256]>,
+    /// Which patterns may begin with this byte, or with an escape of it. Patterns with the same number but for a
+    /// multiple of 64 share a bit.
+    first: Box<[u64; 256]>,
+    /// Which may begin with a character beyond these.
+    first_beyond: u64,
 }
 
-/// The pair may be the first two bytes.
-const FIRST: u8 = 1;
-/// The pair may be the first two bytes of an escape; how that goes on is not known.
-const ESCAPE: u8 = 2;
-/// The pair may be the second and the third byte, where the first is no escape.
-const SECOND: u8 = 4;
+/// How many groups there are; three times as many bits fit into a word.
+const GROUPS: u32 = 10;
+/// So many are for two characters and a third, or what may stand in its place: patterns share one that have much in
+/// common, or by chance.
+const PLAIN: usize = 7;
+/// A character, and two bytes of an escape.
+const BEFORE_ESCAPE: u32 = 1 << PLAIN;
+/// A character, and what does not count; or half of a character.
+const BEFORE_SKIPPED: u32 = 1 << (PLAIN + 1);
+/// Two bytes of an escape.
+const ESCAPED: u32 = 1 << (PLAIN + 2);
 
-impl Beginnings {
+impl Filter {
     /// So many places are looked at together.
-    const BLOCK: usize = 32;
+    const BLOCK: usize = 16;
 
     fn of(patterns: &[Pattern]) -> Self {
-        let mut all = Self { pairs: Box::new([0; 1 << 14]), patterns: [const { Vec::new() }; 256] };
-        for (number, pattern) in (0..).zip(patterns) {
-            pattern.each_beginning(|first, second| {
-                let is_escape = reading::ESCAPES.contains(&first);
-                all.pairs[Self::index(first, second)] |= if is_escape { ESCAPE } else { FIRST };
-                let with_first = &mut all.patterns[usize::from(first)];
-                if with_first.last() != Some(&number) {
-                    with_first.push(number);
-                }
+        let mut groups = Box::new([(BEFORE_SKIPPED | ESCAPED) << (2 * GROUPS); 256]);
+        let (mut first, mut first_beyond) = (Box::new([0; 256]), 0);
+        for (number, pattern) in patterns.iter().enumerate() {
+            let bit = Self::bit(number);
+            let mut add = |byte: u8, place: u32, group: u32| groups[usize::from(byte)] |= group << (GROUPS * place);
+            pattern.each_escape(0, |start, second| {
+                add(start, 0, ESCAPED);
+                add(second, 1, ESCAPED);
             });
-            pattern.each_second(|second, third| all.pairs[Self::index(second, third)] |= SECOND);
-        }
-        all
-    }
-
-    fn index(first: u8, second: u8) -> usize {
-        usize::from(first & 127) << 7 | usize::from(second & 127)
-    }
-
-    fn marks(&self, first: u8, second: u8) -> u8 {
-        self.pairs[Self::index(first, second)]
-    }
-
-    /// Whether a secret may begin with a pair that has the marks `this`, where the pair from its second byte has `next`.
-    fn begins(this: u8, next: u8) -> bool {
-        (this & FIRST & (next / SECOND)) | (this & ESCAPE) != 0
-    }
-
-    /// The first of `places` in `text` where a secret may begin.
-    fn first(&self, text: &[u8], places: Range<usize>) -> Option<usize> {
-        let end = places.end.min(text.len().saturating_sub(2));
-        let mut at = places.start;
-        while at + Self::BLOCK <= end {
-            let block: &[u8; Self::BLOCK + 2] = text[at..].first_chunk()?;
-            let marks: [u8; Self::BLOCK + 1] = array::from_fn(|place| self.marks(block[place], block[place + 1]));
-            let begins = |place: usize| Self::begins(marks[place], marks[place + 1]);
-            // Without a branch for each place.
-            if (0..Self::BLOCK).fold(false, |any, place| any | begins(place)) {
-                return (0..Self::BLOCK).find(|place| begins(*place)).map(|place| at + place);
+            pattern.each_half(|start, second| {
+                add(start, 0, BEFORE_SKIPPED);
+                add(second, 1, BEFORE_SKIPPED);
+                first[usize::from(start)] |= bit;
+            });
+            let plain = 1 << pattern.group(number, PLAIN);
+            pattern.each_byte(0, |byte| {
+                add(byte, 0, plain | BEFORE_ESCAPE | BEFORE_SKIPPED);
+                first[usize::from(byte)] |= bit;
+            });
+            pattern.each_byte(1, |byte| add(byte, 1, plain));
+            pattern.each_escape(1, |start, second| {
+                add(start, 1, BEFORE_ESCAPE);
+                add(second, 2, BEFORE_ESCAPE);
+            });
+            pattern.each_skipped(1, |byte| add(byte, 1, BEFORE_SKIPPED));
+            pattern.each_byte(2, |byte| add(byte, 2, plain));
+            reading::ESCAPES.into_iter().for_each(|start| add(start, 2, plain));
+            pattern.each_skipped(2, |byte| add(byte, 2, plain));
+            if let Some(value) = pattern.first_code_point() {
+                *usize::try_from(value).ok().and_then(|value| first.get_mut(value)).unwrap_or(&mut first_beyond) |= bit;
             }
-            at += Self::BLOCK;
         }
-        let marks = |at: usize| self.marks(text[at], text[at + 1]);
-        (at..end).find(|at| Self::begins(marks(*at), marks(at + 1)))
+        Self { groups, first, first_beyond }
+    }
+
+    fn bit(number: usize) -> u64 {
+        1 << (number % 64)
+    }
+
+    /// Those of `patterns` that may begin at the start of `text`.
+    fn candidates<'a>(&self, text: &[u8], patterns: &'a [Pattern]) -> impl Iterator<Item = &'a Pattern> {
+        let mut bits = if reading::ESCAPES.contains(&text[0]) {
+            reading::read(text, 0, self.first_beyond != 0).iter().fold(0, |bits, reading| {
+                let value = usize::try_from(reading.value).ok();
+                bits | value.and_then(|value| self.first.get(value)).unwrap_or(&self.first_beyond)
+            })
+        } else {
+            self.first[usize::from(text[0])]
+        };
+        let numbers = iter::from_fn(move || {
+            let bit = (bits != 0).then(|| bits.trailing_zeros() as usize);
+            bits &= bits.wrapping_sub(1);
+            bit
+        });
+        numbers.flat_map(|number| patterns[number..].iter().step_by(64))
+    }
+
+    /// The places where something may begin, one bit for each of the block's.
+    fn block(&self, text: &[u8; Self::BLOCK + 2]) -> u32 {
+        let mut groups = [0; Self::BLOCK + 2];
+        for (groups, byte) in groups.iter_mut().zip(text) {
+            *groups = self.groups[usize::from(*byte)];
+        }
+        let mut here = [0; Self::BLOCK];
+        for (place, here) in here.iter_mut().enumerate() {
+            *here = groups[place] & (groups[place + 1] >> GROUPS) & (groups[place + 2] >> (2 * GROUPS));
+        }
+        // Nearly always nothing does.
+        match here.iter().fold(0, |any, here| any | here) {
+            0 => 0,
+            _ => here.iter().rev().fold(0, |bits, here| bits << 1 | u32::from(*here != 0)),
+        }
+    }
+
+    /// Calls `see` with each of `places` in `text` where a secret may begin, in order; it answers from which place on
+    /// to go on.
+    fn each(&self, text: &[u8], places: Range<usize>, mut see: impl FnMut(usize) -> usize) {
+        let end = places.end.min(text.len().saturating_sub(2));
+        let (mut at, mut from) = (places.start, places.start);
+        while at < end {
+            let mut bits = match text[at..].first_chunk() {
+                Some(block) => self.block(block),
+                None => {
+                    // What is added behind begins nowhere, because only places before `end` count.
+                    let mut block = [0; Self::BLOCK + 2];
+                    block[..text.len() - at].copy_from_slice(&text[at..]);
+                    self.block(&block)
+                }
+            };
+            while bits != 0 {
+                let place = at + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                if (from..end).contains(&place) {
+                    from = see(place);
+                }
+            }
+            at = from.max(at + Self::BLOCK);
+        }
     }
 }
 
 impl Redactor {
     /// For these secrets, counting in `count`. Values of fewer than eight bytes are left out.
-    pub(crate) fn new(secrets: &[Arc<Zeroizing<Vec<u8>>>], count: RedactionCount) -> Self {
+    pub fn new(secrets: &[Arc<Zeroizing<Vec<u8>>>], count: RedactionCount) -> Self {
         let secrets = || secrets.iter().filter(|secret| secret.len() >= SHORTEST);
         let patterns: Vec<_> = secrets().flat_map(Pattern::all).collect();
         let longest = secrets().map(|secret| secret.len()).max().unwrap_or_default();
-        Self { beginnings: Beginnings::of(&patterns), patterns, extent: extent(longest), count }
+        Self { filter: Filter::of(&patterns), patterns, extent: extent(longest), count }
     }
 
     /// Whether there is anything to search for.
@@ -174,31 +240,23 @@ impl Redactor {
             return found;
         }
         let mut room = Room::default();
-        let mut at = places.start;
-        while let Some(start) = self.beginnings.first(text, at..places.end) {
+        self.filter.each(text, places, |start| {
             // Never looks further, so that what is found does not depend on where a chunk ends.
             let rest = &text[start..text.len().min(start + self.extent)];
             let before = start.checked_sub(1).filter(|before| found.last().is_none_or(|last| last.end <= *before));
             let mut secret: Option<Range<usize>> = None;
-            // An escape may begin any pattern, and what it stands for few.
-            let escape = reading::ESCAPES.contains(&rest[0]).then(|| reading::read(rest, 0, true));
-            for number in &self.beginnings.patterns[usize::from(rest[0])] {
-                let pattern = &self.patterns[usize::from(*number)];
-                if escape.as_ref().is_some_and(|readings| !pattern.may_begin(readings)) {
-                    continue;
-                }
+            for pattern in self.filter.candidates(rest, &self.patterns) {
                 let Some(length) = pattern.find(rest, &mut room) else { continue };
                 let first = before.filter(|before| pattern.begins_in(text[*before])).unwrap_or(start);
                 let end = start + length;
                 secret = Some(secret.map_or(first..end, |other| other.start.min(first)..other.end.max(end)));
             }
-            at = start + 1;
-            if let Some(secret) = secret {
-                self.count.add_one();
-                at = secret.end;
-                found.push(secret);
-            }
-        }
+            let Some(secret) = secret else { return start + 1 };
+            self.count.add_one();
+            let end = secret.end;
+            found.push(secret);
+            end
+        });
         found
     }
 }
@@ -222,7 +280,7 @@ fn replace(text: &[u8], found: &[Range<usize>]) -> Bytes {
 }
 
 /// Takes secrets out of a stream of chunks.
-pub(crate) struct Scrubber {
+pub struct Scrubber {
     redactor: Arc<Redactor>,
     /// What was not given yet.
     held: BytesMut,
@@ -232,12 +290,13 @@ pub(crate) struct Scrubber {
 }
 
 impl Scrubber {
-    pub(crate) fn new(redactor: Arc<Redactor>) -> Self {
+    /// For one stream.
+    pub fn new(redactor: Arc<Redactor>) -> Self {
         Self { redactor, held: BytesMut::new(), settled: 0 }
     }
 
     /// Takes the next chunk and gives what came before the last bytes, clean; that may be nothing.
-    pub(crate) fn push(&mut self, chunk: &[u8]) -> Bytes {
+    pub fn push(&mut self, chunk: &[u8]) -> Bytes {
         if self.held.capacity() - self.held.len() < chunk.len() {
             // At least as much as is moved, so that small chunks do not make it quadratic.
             self.held.reserve(chunk.len().max(self.redactor.extent));
@@ -251,7 +310,7 @@ impl Scrubber {
     }
 
     /// Gives what was held back, at the end of the body.
-    pub(crate) fn finish(mut self) -> Bytes {
+    pub fn finish(mut self) -> Bytes {
         let all = self.held.len();
         self.give(all, all)
     }

@@ -1,13 +1,14 @@
 //! What a sandboxed call costs: the same request natively and through sandbox, gate, vault and audit trail, in one
 //! run, round by round in turn. `./just bench` runs it; `docs/speed.md` has the figures.
 //!
-//! `./just bench cold call http memory` names the parts to run; without a name all of them run.
+//! `./just bench redact cold call http memory` names the parts to run; without a name all of them run.
 //!
 //! The server is this binary again, in a process of its own, so that its processor time does not count.
 #![expect(clippy::print_stdout, reason = "the result is what it prints")]
 
 mod load;
 mod native;
+mod redact;
 mod stack;
 
 use std::{
@@ -24,7 +25,7 @@ use load::{Figures, Resident, measure};
 use native::Native;
 use stack::{Stack, canned_server};
 
-const PARTS: [&str; 4] = ["cold", "call", "http", "memory"];
+const PARTS: [&str; 5] = ["redact", "cold", "call", "http", "memory"];
 const ROUNDS: usize = 7;
 const ROUND: Duration = Duration::from_millis(700);
 
@@ -45,10 +46,16 @@ fn main() -> Result<()> {
 }
 
 async fn run(parts: &[String]) -> Result<()> {
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    if wanted("redact") {
+        redact::measure();
+    }
+    if parts.iter().all(|part| part == "redact") && !parts.is_empty() {
+        return Ok(());
+    }
     let server = stack::Server::start()?;
     let directory = TempDir::new()?;
     let stack = Stack::new(directory.path(), &server.authority).await?;
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
     if wanted("cold") {
         cold_start().await?;
     }

@@ -57,14 +57,13 @@ impl Drop for Server {
 
 /// Answers with ten issues; for the owner `wait`, only after ten minutes.
 pub(crate) async fn canned_server() -> Result<()> {
-    let issues: Vec<Value> = (1..=10).map(issue).collect();
     let router = Router::new().route(
         "/repos/{owner}/{repo}/issues",
         get(async |UrlPath((owner, _)): UrlPath<(String, String)>| {
             if owner == "wait" {
                 tokio::time::sleep(Duration::from_secs(600)).await;
             }
-            Json(Value::Array(issues))
+            Json(issues())
         }),
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
@@ -78,6 +77,11 @@ pub(crate) async fn canned_server() -> Result<()> {
         served = async { axum::serve(listener, router).await } => Ok(served?),
         _ = parent => Ok(()),
     }
+}
+
+/// Ten issues, as the API gives them.
+pub(crate) fn issues() -> Value {
+    Value::Array((1..=10).map(issue).collect())
 }
 
 fn issue(number: u64) -> Value {

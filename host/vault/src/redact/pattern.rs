@@ -8,7 +8,7 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use zeroize::Zeroizing;
 
-use super::reading::{self, Reading, Readings};
+use super::reading::{self, Reading};
 
 /// A secret in one encoding.
 pub(super) struct Pattern {
@@ -72,6 +72,14 @@ struct Place {
 pub(super) struct Room {
     places: Vec<Place>,
     next: Vec<Place>,
+}
+
+#[cfg(test)]
+impl Room {
+    /// The most places that were looked at for one character.
+    pub(super) fn most_places(&self) -> usize {
+        self.places.capacity().max(self.next.capacity())
+    }
 }
 
 /// The most characters that are skipped between two that count.
@@ -182,58 +190,69 @@ impl Pattern {
             }
     }
 
-    /// Whether it may begin with one of `readings`.
-    pub(super) fn may_begin(&self, readings: &Readings) -> bool {
-        let want = self.want(0);
-        readings.iter().any(|reading| want.accepts(reading.value))
-    }
-
-    /// Calls `see` with every two bytes that the pattern may begin with.
-    pub(super) fn each_beginning(&self, mut see: impl FnMut(u8, u8)) {
-        if let Want::Char(value) = self.want(0)
-            && let Some(c) = char::from_u32(value)
-        {
-            let [low, high] = c.encode_utf16(&mut [0; 2])[0].to_le_bytes();
-            see(low, high);
-            see(high, low);
-            if let [first, second, ..] = *c.encode_utf8(&mut [0; 4]).as_bytes() {
-                see(first, second);
-            }
+    /// In which of `count` groups, where those of one group have much in common, the pattern `number` is.
+    pub(super) fn group(&self, number: usize, count: usize) -> usize {
+        match self.kind {
+            Kind::Hex => 0,
+            Kind::Numbers(_) => 1,
+            _ => 2 + number % (count - 2),
         }
-        self.want(0).each_value(|value| reading::each_beginning(value, &mut see));
-        self.want(0).each_byte(|first| self.each_following(1, |second| see(first, second)));
     }
 
-    /// Calls `see` with every two bytes that may follow the first byte, where that is a character, not an escape.
-    pub(super) fn each_second(&self, mut see: impl FnMut(u8, u8)) {
+    /// Calls `see` with the first two bytes of each escape of the character `index`, and of what may be skipped before.
+    pub(super) fn each_escape(&self, index: usize, mut see: impl FnMut(u8, u8)) {
+        self.want(index).each_value(|value| reading::each_beginning(value, &mut see));
+        if index > 0 && !self.is_wide() {
+            self.skipped(index).for_each(|byte| reading::each_beginning(byte.into(), &mut see));
+        }
+    }
+
+    /// Calls `see` with the first two bytes of the character that it begins with, where that may be a wide one.
+    pub(super) fn each_half(&self, mut see: impl FnMut(u8, u8)) {
+        let Some(c) = self.first_code_point().and_then(char::from_u32) else { return };
+        let [low, high] = c.encode_utf16(&mut [0; 2])[0].to_le_bytes();
+        see(low, high);
+        see(high, low);
+        if let [first, second, ..] = *c.encode_utf8(&mut [0; 4]).as_bytes() {
+            see(first, second);
+        }
+        // In Latin-1 it is the whole character.
+        if high == 0 {
+            (0..=u8::MAX).for_each(|second| see(low, second));
+        }
+    }
+
+    /// The code point that it begins with, where code points are compared.
+    pub(super) fn first_code_point(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Chars(chars) => chars.first().copied(),
+            _ => None,
+        }
+    }
+
+    /// Calls `see` with every byte that the character `index` may be, not escaped.
+    pub(super) fn each_byte(&self, index: usize, see: impl FnMut(u8)) {
+        if !self.is_wide() {
+            self.want(index).each_byte(see);
+        }
+    }
+
+    /// Calls `see` with every byte that may be skipped before the character `index`, not escaped.
+    pub(super) fn each_skipped(&self, index: usize, see: impl FnMut(u8)) {
         if self.is_wide() {
-            // The first byte may be a part of a character, so nothing is known of the third.
-            return self.each_beginning(|_, second| (0..=u8::MAX).for_each(|third| see(second, third)));
+            return;
         }
-        self.want(1).each_value(|value| reading::each_beginning(value, &mut see));
-        self.want(1).each_byte(|second| self.each_following(2, |third| see(second, third)));
-        for skipped in self.each_skipped(1, false) {
-            reading::each_beginning(skipped.into(), &mut see);
-            self.each_following(1, |third| see(skipped, third));
-            self.each_skipped(1, true).for_each(|third| see(skipped, third));
-        }
-    }
-
-    /// Calls `see` with every byte that may stand behind the character before `index`.
-    fn each_following(&self, index: usize, mut see: impl FnMut(u8)) {
-        self.want(index).each_byte(&mut see);
-        reading::ESCAPES.into_iter().chain(self.each_skipped(index, false)).for_each(&mut see);
-        if let Kind::Hex = self.kind {
-            // The beginning of `0x`.
-            see(b'0');
-        }
+        // The plus is a space in a form.
+        let plus = self.skips(index, b' '.into(), false).then_some(b'+');
+        // The zero is the beginning of `0x`.
+        let zero = (matches!(self.kind, Kind::Hex) && index.is_multiple_of(2)).then_some(b'0');
+        self.skipped(index).chain(plus).chain(zero).for_each(see);
     }
 
     /// The bytes that may be skipped before the character `index`.
-    fn each_skipped(&self, index: usize, after_line_end: bool) -> impl Iterator<Item = u8> {
-        // The plus is a space in a form.
-        let all = SKIPPED_ANYWHERE.iter().chain(BETWEEN_PAIRS).chain(b"+").copied();
-        all.filter(move |byte| self.skips(index, if *byte == b'+' { b' ' } else { *byte }.into(), after_line_end))
+    fn skipped(&self, index: usize) -> impl Iterator<Item = u8> {
+        let all = SKIPPED_ANYWHERE.iter().chain(BETWEEN_PAIRS).copied();
+        all.filter(move |byte| self.skips(index, (*byte).into(), false))
     }
 
     /// Whether `byte` before the character `index` can be read as itself only, and cannot be skipped.
@@ -286,9 +305,10 @@ impl Pattern {
                 if matches!(self.kind, Kind::Hex)
                     && index > 0
                     && index.is_multiple_of(2)
+                    && place.skipped < SKIPPED
                     && text[place.at..].starts_with(b"0x")
                 {
-                    add(places, Place { at: place.at + 2, ..place });
+                    add(places, Place { at: place.at + 2, skipped: place.skipped + 1, ..place });
                 }
             }
             if next.is_empty() {
@@ -374,11 +394,6 @@ impl Want {
 
     /// Calls `see` with every byte that it may begin with, not escaped.
     fn each_byte(self, mut see: impl FnMut(u8)) {
-        if let Self::Char(want) = self
-            && let Some(c) = char::from_u32(want)
-        {
-            see(c.encode_utf8(&mut [0; 4]).as_bytes()[0]);
-        }
         self.each_value(|value| {
             let Ok(byte) = u8::try_from(value) else { return };
             see(byte);

@@ -178,7 +178,7 @@ impl Readings {
             Some(b'#') => self.numeric_entity(text, at + 1),
             Some(byte) if byte.is_ascii_alphabetic() => {
                 for (name, value) in ENTITIES {
-                    if text[at..].starts_with(name) {
+                    if name[0] == byte && text[at..].starts_with(name) {
                         self.add(u32::from(*value), at + name.len());
                     }
                 }

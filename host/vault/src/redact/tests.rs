@@ -11,7 +11,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use proptest::prelude::*;
 use zeroize::Zeroizing;
 
-use super::{REDACTED, RedactionCount, Redactor, Scrubber};
+use super::{
+    REDACTED, RedactionCount, Redactor, Scrubber,
+    pattern::{Pattern, Room},
+};
 
 const FORM: &AsciiSet = &NON_ALPHANUMERIC.remove(b' ');
 
@@ -380,6 +383,16 @@ fn beginning_of_a_secret_is_given_at_the_end_of_the_body() {
     assert_eq!(scrubber.push(&TOKEN[..20]), "");
     assert_eq!(scrubber.finish(), [b"text ", &TOKEN[..20]].concat());
     assert_eq!(count.get(), 0);
+}
+
+#[test]
+fn run_of_hexadecimal_prefixes_is_not_followed_to_its_end() {
+    let token = [b"eyJ".as_slice(), &[b'x'; 1_800]].concat();
+    let [hex, ..] = &Pattern::all(&Arc::new(Zeroizing::new(token)))[1..] else { panic!() };
+    let text = ["65", &"0x".repeat(40_000)].concat();
+    let mut room = Room::default();
+    assert_eq!(hex.find(text.as_bytes(), &mut room), None);
+    assert!(room.most_places() < 200, "{} places", room.most_places());
 }
 
 #[test]
