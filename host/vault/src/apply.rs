@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
 use keyward_model::{
@@ -138,7 +139,8 @@ impl CredentialedRequest {
         // The first credential may come back in the second response as well.
         placed.extend(ready.placed);
         let cleaner = outgoing.cleaner(&placed, &redactions);
-        let second = cleaner.exchange(wire, outgoing.request(ready.url, ready.headers, again)).await?;
+        let second =
+            cleaner.exchange(wire, outgoing.request(ready.url, ready.headers, again)).await.map_err(answered)?;
         Ok(cleaner.clean(second))
     }
 }
@@ -222,21 +224,27 @@ impl Cleaner {
     }
 }
 
+/// How many bytes of a body are searched without a pause.
+const AT_ONCE: usize = 16 << 10;
+
 fn clean_body(redactor: Arc<Redactor>, body: WireBody) -> BodyStream {
     if redactor.is_idle() {
         return Box::pin(body.map(move |chunk| chunk.map_err(|error| clean_error(&redactor, error))));
     }
-    let reading = (body, Scrubber::new(redactor.clone()), redactor);
+    let reading = (body, Bytes::new(), Scrubber::new(redactor.clone()), redactor);
     Box::pin(stream::unfold(Some(reading), async |reading| {
-        let (mut body, mut scrubber, redactor) = reading?;
+        let (mut body, mut chunk, mut scrubber, redactor) = reading?;
         loop {
-            match body.next().await {
-                Some(Ok(chunk)) => {
-                    let clean = scrubber.push(&chunk);
-                    if !clean.is_empty() {
-                        return Some((Ok(clean), Some((body, scrubber, redactor))));
-                    }
+            // Piece by piece, so that others have their turn and a limit of time its effect.
+            while !chunk.is_empty() {
+                let clean = scrubber.push(&chunk.split_to(chunk.len().min(AT_ONCE)));
+                if !clean.is_empty() {
+                    return Some((Ok(clean), Some((body, chunk, scrubber, redactor))));
                 }
+                tokio::task::consume_budget().await;
+            }
+            match body.next().await {
+                Some(Ok(next)) => chunk = next,
                 // What is held back may be the first part of a secret, so it goes no further.
                 Some(Err(error)) => return Some((Err(clean_error(&redactor, error)), None)),
                 None => {

@@ -304,6 +304,18 @@ async fn second_refusal_is_the_answer() {
 }
 
 #[tokio::test]
+async fn second_attempt_that_does_not_arrive_tells_that_the_first_did() {
+    for reason in [Reason::Unreachable, Reason::AddressNotAllowed] {
+        let world = World::new().await;
+        let facts = world.connect().await;
+        let unsent = WireError { reason, sent: Sent::No, ..failure("nobody listens") };
+        let api = Api::answering([status(401), Answer::Failure(unsent)]);
+        let error = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (reason, Sent::Yes));
+    }
+}
+
+#[tokio::test]
 async fn token_that_another_process_refreshed_is_taken_without_refreshing_again() {
     let world = World::new().await;
     let facts = world.connect().await;
