@@ -54,6 +54,12 @@ const OF_THE_HOST: &[(&str, &str)] = &[
 /// found, so no request that carries one may ask so.
 const FOR_PARTS: &[&str] = &["range", "if-range", "request-range"];
 
+/// Headers that choose how a server encodes text, with `-` as above. In a rare encoding a credential that comes back is
+/// not found, so no request that carries one may name another than those that are searched.
+const FOR_CHARSETS: &[&str] = &["accept", "accept-charset"];
+/// The encodings of text that are searched, in small letters.
+const SEARCHED_CHARSETS: &[&str] = &["*", "utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1"];
+
 /// Of the host's headers, those that a manifest may name as the credential's place.
 const FOR_CREDENTIALS: &[&str] = &["authorization", "cookie"];
 
@@ -102,6 +108,9 @@ pub(crate) fn check(headers: Vec<(String, Vec<u8>)>, placement: Option<&Placemen
             return Err(Refusal::new(Reason::HeaderForbidden, what)
                 .hint("ask for the whole: the host cannot find a part of the credential in what comes back"));
         }
+        if placement.is_some() && FOR_CHARSETS.iter().any(|of_charset| same_name(of_charset, &name)) {
+            check_charset(&name, &value)?;
+        }
         let name_checked = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| malformed(format!("{:?} is not a header name", cut(&name))))?;
         let value = HeaderValue::from_bytes(&value)
@@ -109,6 +118,27 @@ pub(crate) fn check(headers: Vec<(String, Vec<u8>)>, placement: Option<&Placemen
         checked.append(name_checked, value);
     }
     Ok(checked)
+}
+
+/// Refuses the choice of an encoding in which a credential is not found: RFC 9110 sections 12.5.1 and 12.5.2.
+fn check_charset(name: &str, value: &[u8]) -> Result<(), Refusal> {
+    let value = String::from_utf8_lossy(value).to_ascii_lowercase();
+    let charset_of = |part: &str| {
+        let (key, charset) = part.split_once('=')?;
+        (key.trim() == "charset").then(|| charset.trim().trim_matches('"').to_owned())
+    };
+    let asked: Vec<String> = if same_name(name, "accept") {
+        value.split([',', ';']).filter_map(charset_of).collect()
+    } else {
+        value.split(',').map(|part| part.split(';').next().unwrap_or_default().trim().to_owned()).collect()
+    };
+    let Some(rare) = asked.iter().find(|charset| !SEARCHED_CHARSETS.contains(&charset.as_str())) else {
+        return Ok(());
+    };
+    let what =
+        format!("the header {:?} asks for text in {:?}, and the request carries a credential", cut(name), cut(rare));
+    Err(Refusal::new(Reason::HeaderForbidden, what)
+        .hint("ask for UTF-8, or leave the charset out: the host cannot find a credential in every other one"))
 }
 
 /// Checks where a manifest puts the credential.
@@ -203,6 +233,30 @@ mod tests {
                 assert_eq!(check(headers(), Some(&placement)).unwrap_err().reason, Reason::HeaderForbidden, "{name}");
             }
             assert!(check(headers(), None).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn rare_charset_may_be_asked_for_only_without_a_credential() {
+        let checked = |name: &str, value: &str, placement: Option<&Placement>| {
+            check(vec![(name.to_owned(), value.as_bytes().to_vec())], placement).map(|_| ()).map_err(|e| e.reason)
+        };
+        for (name, value) in [
+            ("Accept-Charset", "utf-7"),
+            ("accept_charset", "utf-8, IBM037;q=0.5"),
+            ("Accept", "text/html; charset=utf-7"),
+            ("accept", "application/json, text/plain;q=0.5; Charset = \"UTF-16\""),
+        ] {
+            assert_eq!(checked(name, value, Some(&Placement::Basic)), Err(Reason::HeaderForbidden), "{name}: {value}");
+            assert_eq!(checked(name, value, None), Ok(()), "{name}: {value}");
+        }
+        for (name, value) in [
+            ("accept-charset", "UTF-8, *;q=0.1"),
+            ("accept", "application/vnd.github+json"),
+            ("accept", "text/html;charset=utf-8;q=0.9, */*"),
+            ("accept-language", "charset=utf-7"),
+        ] {
+            assert_eq!(checked(name, value, Some(&Placement::Basic)), Ok(()), "{name}: {value}");
         }
     }
 

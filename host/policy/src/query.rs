@@ -70,11 +70,17 @@ fn may_read_as(name: &str, own: &str) -> bool {
     readings(name).iter().any(|reading| own.contains(reading))
 }
 
-/// The name with its `[` read as an underscore, and as the start of an index.
-fn readings(name: &str) -> [String; 2] {
+/// The name with its `[` read as an underscore, and as the start of an index; and without the brackets before it, as
+/// Rack reads it.
+fn readings(name: &str) -> [String; 3] {
     let name = name.trim().to_ascii_lowercase().replace(['.', ' ', '-'], "_");
-    let end = name.char_indices().skip(1).find(|&(_, c)| c == '[').map_or(name.len(), |(at, _)| at);
-    [name.replace('[', "_"), name[..end].to_owned()]
+    let up_to = |name: &str, end: &[char]| name.split(end).next().unwrap_or_default().to_owned();
+    let indexed = name.char_indices().nth(1).map_or(0, |(second, _)| second);
+    [
+        name.replace('[', "_"),
+        name[..indexed].to_owned() + &up_to(&name[indexed..], &['[']),
+        up_to(name.trim_start_matches(['[', ']']), &['[', ']']),
+    ]
 }
 
 /// A query in its one form: decoded names for the rules, and pieces for the wire.
@@ -221,10 +227,13 @@ mod tests {
             "api_key[0]",
             "api.key[x][y]",
             "api_key[",
+            "[api_key]",
+            "]api_key",
+            "[[api_key]x",
         ] {
             assert!(is_credential(name, Some(&own)), "{name:?}");
         }
-        for name in ["api", "key", "apikey", "api_keys", "api[key]", "[api_key]", "x[api_key]"] {
+        for name in ["api", "key", "apikey", "api_keys", "api[key]", "x[api_key]", "[]", "[x]api_key"] {
             assert!(!is_credential(name, Some(&own)), "{name:?}");
         }
         let dotted = Placement::Query { name: "api.key".to_owned() };
