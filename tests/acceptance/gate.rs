@@ -93,6 +93,10 @@ async fn a_call_that_is_refused_before_it_begins_is_on_record() -> Result<()> {
         assert_eq!(record["event"]["event"], "call-refused", "{audit}");
         assert_eq!(record["event"]["action"], action, "{audit}");
     }
+    // What the connector itself says of an input is no refusal.
+    let own = r#"{"as": "invalid-input", "message": "after ten requests"}"#;
+    let outcome = keyward.run(["--json", "call", "hostile.fail", "--connection", "canary", "--input", own])?;
+    assert_eq!(outcome.error()["code"], "input-invalid");
     let audit = keyward.run(["--json", "audit", "--denied"])?.success().json();
     assert_eq!(audit.as_array().unwrap().len(), refused.len(), "each refusal has one record");
     Ok(())

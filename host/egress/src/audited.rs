@@ -37,9 +37,8 @@ impl Invoke for Audited {
             Err(error) => {
                 tracing::error!(%error, "the audit trail cannot be written");
                 let message = "the audit trail cannot be written";
-                let failure = InvokeError::new(InvokeErrorKind::Internal, Reason::StoreFailed, message)
-                    .hint("see the host's log for the cause; nothing goes on until it can be written");
-                Err(InvokeError { sent: refused.sent, ..failure })
+                Err(InvokeError::new(InvokeErrorKind::Internal, Reason::StoreFailed, message)
+                    .hint("see the host's log for the cause; nothing goes on until it can be written"))
             }
         }
     }
@@ -53,17 +52,19 @@ pub async fn record_refusal(audit: &dyn AuditSink, call: &ActionCall, reason: Re
     audit.record(AuditRecord { reason: Some(reason), ..record(call) }).await
 }
 
-/// Whether the call did not begin. Of actions and connections the gate says the same about a request, and then the
-/// call's error is that it was denied.
+/// Whether the call did not begin because of what it named or was given.
 fn is_refusal(error: &InvokeError) -> bool {
-    match error.reason {
-        Reason::InputInvalid | Reason::ComponentChanged | Reason::ComponentUnsuitable => true,
-        Reason::ActionUnknown
-        | Reason::ConnectionMissing
-        | Reason::ConnectionUnknown
-        | Reason::ConnectionWrongProvider => error.kind != InvokeErrorKind::Denied,
-        _ => false,
-    }
+    !error.began
+        && matches!(
+            error.reason,
+            Reason::InputInvalid
+                | Reason::ComponentChanged
+                | Reason::ComponentUnsuitable
+                | Reason::ActionUnknown
+                | Reason::ConnectionMissing
+                | Reason::ConnectionUnknown
+                | Reason::ConnectionWrongProvider
+        )
 }
 
 fn record(call: &ActionCall) -> AuditRecord {
@@ -132,9 +133,9 @@ mod tests {
         }
     }
 
-    async fn recorded(kind: InvokeErrorKind, reason: Reason) -> Vec<AuditRecord> {
+    async fn recorded(kind: InvokeErrorKind, reason: Reason, began: bool) -> Vec<AuditRecord> {
         let records = Arc::new(Records(Some(Mutex::default())));
-        let inner = Arc::new(Failing(InvokeError::new(kind, reason, "no")));
+        let inner = Arc::new(Failing(InvokeError { began, ..InvokeError::new(kind, reason, "no") }));
         let error = Audited::new(inner, records.clone()).invoke(call()).await.unwrap_err();
         assert_eq!(error.reason, reason);
         records.0.as_ref().unwrap().lock().unwrap().clone()
@@ -151,7 +152,7 @@ mod tests {
             (InvokeErrorKind::Internal, Reason::ComponentUnsuitable),
             (InvokeErrorKind::Denied, Reason::ComponentChanged),
         ] {
-            let [record] = recorded(kind, reason).await.try_into().unwrap();
+            let [record] = recorded(kind, reason, false).await.try_into().unwrap();
             let event = AuditEvent::CallRefused { action: call().action, connection: call().connection };
             assert_eq!((record.event, record.reason), (event, Some(reason)));
             assert_eq!(
@@ -167,6 +168,8 @@ mod tests {
             (InvokeErrorKind::Denied, Reason::PathNotAllowed),
             (InvokeErrorKind::Denied, Reason::ConnectionUnknown),
             (InvokeErrorKind::Denied, Reason::ActionUnknown),
+            (InvokeErrorKind::Validation, Reason::InputInvalid),
+            (InvokeErrorKind::NotFound, Reason::ActionUnknown),
             (InvokeErrorKind::Connection, Reason::ReconnectRequired),
             (InvokeErrorKind::RateLimited, Reason::RequestLimit),
             (InvokeErrorKind::RateLimited, Reason::RateLimited),
@@ -174,16 +177,15 @@ mod tests {
             (InvokeErrorKind::Validation, Reason::OutputInvalid),
             (InvokeErrorKind::Guest, Reason::GuestTrap),
         ] {
-            assert_eq!(recorded(kind, reason).await, [], "{reason}");
+            assert_eq!(recorded(kind, reason, true).await, [], "{reason}");
         }
     }
 
     #[tokio::test]
     async fn refusal_that_cannot_be_recorded_is_a_failure_of_the_store() {
         let refused = InvokeError::new(InvokeErrorKind::Validation, Reason::InputInvalid, "no");
-        let inner = Arc::new(Failing(InvokeError { sent: Sent::Yes, ..refused }));
-        let error = Audited::new(inner, Arc::new(Records(None))).invoke(call()).await.unwrap_err();
-        assert_eq!((error.reason, error.sent), (Reason::StoreFailed, Sent::Yes));
+        let error = Audited::new(Arc::new(Failing(refused)), Arc::new(Records(None))).invoke(call()).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (Reason::StoreFailed, Sent::No));
         assert!(!error.message.contains("disk of the test"), "{}", error.message);
     }
 }

@@ -117,6 +117,9 @@ pub struct InvokeError {
     /// What the guest logged until then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub log: Vec<LogLine>,
+    /// Whether the guest was started, so that the error is of what it did and no refusal of the call.
+    #[serde(skip)]
+    pub began: bool,
 }
 
 /// The cases of [`InvokeError`].
@@ -168,6 +171,7 @@ impl InvokeError {
             retry_after: None,
             backtrace: None,
             log: Vec::new(),
+            began: false,
         }
     }
 

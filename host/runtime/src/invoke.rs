@@ -153,7 +153,7 @@ impl Runtime {
         let log = state.log().take();
         match outcome {
             Ok(output) => Ok(ActionOutcome { output, log, stats: stats(state, start) }),
-            Err(error) => Err(InvokeError { log, ..error }),
+            Err(error) => Err(InvokeError { log, began: true, ..error }),
         }
     }
 
