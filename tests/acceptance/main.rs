@@ -2,6 +2,7 @@
 //! `tidy` checks that no file here is forgotten.
 #![expect(clippy::unwrap_used, clippy::panic_in_result_fn, reason = "a test fails by panicking")]
 
+mod audit;
 mod canary;
 mod connections;
 mod crash;

@@ -110,15 +110,20 @@ impl Output {
 
     /// Text on standard output, with a line feed at its end.
     pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
+        self.part(text).map(|_| ())
+    }
+
+    /// The same; the answer tells whether anybody still reads.
+    pub(crate) fn part(self, text: &str) -> Result<bool, Failure> {
         let mut stream = anstream::stdout().lock();
         let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
         match write!(stream, "{text}{end}").and_then(|()| stream.flush()) {
             // Whoever read has seen enough (`| head`).
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
             Err(error) => {
                 Err(Failure::new(Exit::Environment, "output-failed", "cannot write to standard output").because(&error))
             }
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(true),
         }
     }
 

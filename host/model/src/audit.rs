@@ -1,5 +1,7 @@
 //! The audit record: who did what, where, allowed or denied. Never a secret, a query or a body.
 
+pub mod ocsf;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;

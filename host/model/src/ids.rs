@@ -155,7 +155,7 @@ pub struct Digest([u8; 32]);
 
 impl Digest {
     /// Wraps 32 bytes that were computed elsewhere.
-    pub fn from_sha256(bytes: [u8; 32]) -> Self {
+    pub const fn from_sha256(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 

@@ -1,18 +1,27 @@
-//! The audit trail: records are added, and that is all. Triggers refuse every other change.
+//! The audit trail: records are added, and that is all. Triggers refuse every other change, and [`chain`] tells one that
+//! was made past them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+pub(crate) mod chain;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use keyward_egress::{AuditError, AuditSink};
 use keyward_model::{ActionName, AuditRecord, ConnectionId, RunId, TenantId};
+use serde_json::{Value, json};
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
+use self::chain::AuditHead;
+
 use crate::{
     DatabaseError, Store,
     fault::Failure,
-    record::{from_json, json, kind, micros},
+    record::{count, from_json, json as to_json, kind, micros, parsed, signed},
 };
 
 /// Which records of the audit trail to read; what is `None` does not narrow.
@@ -40,31 +49,78 @@ impl Store {
         filter: &AuditFilter,
     ) -> Result<Vec<AuditRecord>, DatabaseError> {
         self.told(async {
-            let mut query = QueryBuilder::<Sqlite>::new("SELECT record FROM audit_records WHERE tenant = ");
-            query.push_bind(tenant.as_str());
-            if let Some(run) = filter.run {
-                query.push(" AND run = ").push_bind(run.to_string());
-            }
-            if let Some(connection) = filter.connection {
-                query.push(" AND connection = ").push_bind(connection.to_string());
-            }
-            if let Some(action) = &filter.action {
-                query.push(" AND action = ").push_bind(action.as_str());
-            }
-            if filter.denied_only {
-                query.push(" AND denied = 1");
-            }
-            if let Some(since) = filter.since {
-                query.push(" AND at >= ").push_bind(micros(since));
-            }
+            let mut query = filter.select("record", tenant);
             // The newest are found from the end, and then turned round.
-            query.push(" ORDER BY sequence DESC LIMIT ").push_bind(filter.limit.map_or(-1, i64::from));
+            query.push(" ORDER BY number DESC LIMIT ").push_bind(filter.limit.map_or(-1, i64::from));
             let records: Vec<String> = query.build_query_scalar().fetch_all(&self.readers).await?;
             let records: Result<_, _> = records.iter().rev().map(|record| from_json("audit record", record)).collect();
             Ok(records?)
         })
         .await
     }
+}
+
+impl AuditFilter {
+    /// The beginning of a query for `columns` of the records of `tenant` that pass.
+    fn select(&self, columns: &str, tenant: &TenantId) -> QueryBuilder<Sqlite> {
+        let mut query = QueryBuilder::new(format!("SELECT {columns} FROM audit_records WHERE tenant = "));
+        query.push_bind(tenant.as_str().to_owned());
+        if let Some(run) = self.run {
+            query.push(" AND run = ").push_bind(run.to_string());
+        }
+        if let Some(connection) = self.connection {
+            query.push(" AND connection = ").push_bind(connection.to_string());
+        }
+        if let Some(action) = &self.action {
+            query.push(" AND action = ").push_bind(action.as_str().to_owned());
+        }
+        if self.denied_only {
+            query.push(" AND denied = 1");
+        }
+        if let Some(since) = self.since {
+            query.push(" AND at >= ").push_bind(micros(since));
+        }
+        query
+    }
+}
+
+/// One record as it rests in the trail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredRecord {
+    /// The record's own text, which its digest is over.
+    pub text: String,
+    /// The trail up to it.
+    pub head: AuditHead,
+}
+
+impl Store {
+    /// The next records of a tenant that pass `filter`, the oldest first, after the record `after` (0 is before the
+    /// first). At most a thousand, however many the filter asks for; none is the end.
+    pub async fn audit_page(
+        &self,
+        tenant: &TenantId,
+        filter: &AuditFilter,
+        after: u64,
+    ) -> Result<Vec<StoredRecord>, DatabaseError> {
+        self.told(async {
+            let mut query = filter.select("number, digest, record", tenant);
+            query.push(" AND number > ").push_bind(signed(after)?);
+            query.push(" ORDER BY number LIMIT ").push_bind(PAGE);
+            let rows: Vec<(i64, String, String)> = query.build_query_as().fetch_all(&self.readers).await?;
+            let stored =
+                |(number, digest, text): (_, String, _)| Ok(StoredRecord { text, head: head(number, &digest)? });
+            Ok(rows.into_iter().map(stored).collect::<Result<_, DatabaseError>>()?)
+        })
+        .await
+    }
+}
+
+/// The most records that are read at once.
+const PAGE: i64 = 1000;
+
+/// What stands in the columns.
+fn head(number: i64, digest: &str) -> Result<AuditHead, DatabaseError> {
+    Ok(AuditHead { number: count("number of an audit record", number)?, digest: parsed("digest", digest)? })
 }
 
 #[async_trait]
@@ -106,11 +162,11 @@ impl Store {
     }
 
     /// Adds records in a transaction of their own, which one statement is.
-    async fn add_alone(&self, rows: &[String]) -> Result<(), DatabaseError> {
+    async fn add_alone(&self, rows: &[Row]) -> Result<(), DatabaseError> {
         self.told(async {
-            add_rows(&mut *self.writer.acquire().await?, rows).await?;
-            self.try_to_forget().await;
-            Ok(())
+            let mut tx = self.write().await?;
+            add_rows(&mut tx, rows).await?;
+            Ok(self.commit(tx).await?)
         })
         .await
     }
@@ -118,39 +174,81 @@ impl Store {
 
 /// Adds a record within the transaction that makes the change it tells of.
 pub(crate) async fn add<E>(tx: &mut SqliteConnection, record: &AuditRecord) -> Result<(), Failure<E>> {
-    Ok(add_rows(tx, &[row(record)?]).await?)
+    add_rows(tx, &[row(record)?]).await
 }
 
-/// What the statement of [`add_rows`] makes a row of.
-fn row(record: &AuditRecord) -> Result<String, DatabaseError> {
-    json(&(
-        record.id,
-        record.tenant.as_str(),
-        kind(&record.principal),
-        &record.principal.id,
-        micros(record.at),
-        record.run,
-        record.connector.as_ref().map(|connector| connector.name.as_str()),
-        record.action.as_ref().map(ActionName::as_str),
-        record.connection,
-        record.event.is_refusal(),
-        json(record)?,
+/// A record on its way into the table.
+struct Row {
+    tenant: TenantId,
+    /// What [`columns`] names, in that order.
+    columns: Vec<Value>,
+    text: String,
+}
+
+/// The columns that find a record. Each follows from the record's text.
+macro_rules! columns {
+    () => {
+        "id, tenant, principal_kind, principal_id, at, run, connector, action, connection, denied"
+    };
+}
+use columns;
+
+fn row(record: &AuditRecord) -> Result<Row, DatabaseError> {
+    let columns = vec![
+        json!(record.id),
+        json!(record.tenant),
+        json!(kind(&record.principal)),
+        json!(record.principal.id),
+        json!(micros(record.at)),
+        json!(record.run),
+        json!(record.connector.as_ref().map(|connector| connector.name.as_str())),
+        json!(record.action),
+        json!(record.connection),
+        json!(i64::from(record.event.is_refusal())),
+    ];
+    Ok(Row { tenant: record.tenant.clone(), columns, text: to_json(record)? })
+}
+
+/// Adds records in their order, by one statement however many there are. The transaction has the write lock already, so
+/// that nobody else continues the same chain.
+async fn add_rows<E>(tx: &mut SqliteConnection, rows: &[Row]) -> Result<(), Failure<E>> {
+    let mut heads = BTreeMap::new();
+    let mut values = Vec::with_capacity(rows.len());
+    for Row { tenant, columns, text } in rows {
+        let before = match heads.get(tenant) {
+            Some(head) => *head,
+            None => newest(&mut *tx, tenant).await?,
+        };
+        let head = before.after(text);
+        heads.insert(tenant, head);
+        let chained = [json!(text), json!(head.number), json!(head.digest)];
+        values.push(Value::Array(columns.iter().cloned().chain(chained).collect()));
+    }
+    sqlx::query(concat!(
+        "INSERT INTO audit_records (",
+        columns!(),
+        ", record, number, digest)
+         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7,
+                value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+         FROM json_each(?1) ORDER BY key"
     ))
-}
-
-/// Adds records in their order, by one statement however many there are.
-async fn add_rows(connection: &mut SqliteConnection, rows: &[String]) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO audit_records
-         (id, tenant, principal_kind, principal_id, at, run, connector, action, connection, denied, record)
-         SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-                value ->> 7, value ->> 8, value ->> 9, value ->> 10
-         FROM json_each(?1) ORDER BY key",
-    )
-    .bind(format!("[{}]", rows.join(",")))
-    .execute(connection)
+    .bind(Value::Array(values).to_string())
+    .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Where the chain of a tenant stands.
+async fn newest<E>(connection: &mut SqliteConnection, tenant: &TenantId) -> Result<AuditHead, Failure<E>> {
+    let newest: Option<(i64, String)> =
+        sqlx::query_as("SELECT number, digest FROM audit_records WHERE tenant = ?1 ORDER BY number DESC LIMIT 1")
+            .bind(tenant.as_str())
+            .fetch_optional(connection)
+            .await?;
+    Ok(match newest {
+        Some((number, digest)) => head(number, &digest)?,
+        None => AuditHead::EMPTY,
+    })
 }
 
 /// The records that wait for their turn to be written.
@@ -168,7 +266,7 @@ struct State {
 }
 
 struct Waiting {
-    row: String,
+    row: Row,
     written: oneshot::Sender<Result<(), Arc<DatabaseError>>>,
 }
 

@@ -34,7 +34,10 @@ use std::{
 
 use sqlx::{Sqlite, SqlitePool, Transaction};
 
-pub use audit::AuditFilter;
+pub use audit::{
+    AuditFilter, StoredRecord,
+    chain::{AuditFault, AuditHead, AuditVerdict},
+};
 pub use fault::DatabaseError;
 pub use open::OpenError;
 

@@ -1,9 +1,12 @@
 //! `keyward audit`: who did what, where, allowed or denied.
 
+mod export;
+mod verify;
+
 use std::{collections::HashMap, time::Duration};
 
-use clap::Args;
-use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionId, ConnectionName, RunId, Sent};
+use clap::{Args, Subcommand};
+use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionFacts, ConnectionId, ConnectionName, RunId, Sent};
 use keyward_store::AuditFilter;
 use time::OffsetDateTime;
 
@@ -13,9 +16,30 @@ use crate::{commands::Context, compose::Base, failure::Failure, output};
 /// Arguments of `keyward audit`.
 #[derive(Debug, Args)]
 #[command(
+    args_conflicts_with_subcommands = true,
     after_help = "The reason codes are explained in docs/reasons.md. A record never holds a secret, a query or a body."
 )]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    filter: Filter,
+    /// At most the newest so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100)]
+    limit: u32,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check that no record was changed, left out or put in
+    Verify(verify::Arguments),
+    /// Write all records as lines of JSON, the oldest first
+    Export(export::Arguments),
+}
+
+/// Which records.
+#[derive(Debug, Args)]
+struct Filter {
     /// Only of this run
     #[arg(long, value_name = "ID")]
     run: Option<RunId>,
@@ -31,9 +55,28 @@ pub(crate) struct Arguments {
     /// Only from this time on: '2026-11-22T13:00:00Z', or how long ago: '30m', '12h', '7d'
     #[arg(long, value_name = "TIME", value_parser = since)]
     since: Option<OffsetDateTime>,
-    /// At most the newest so many
-    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 100)]
-    limit: u32,
+}
+
+impl Filter {
+    /// For the store; `facts` are the connections that there are.
+    fn resolve(&self, facts: &[ConnectionFacts]) -> Result<AuditFilter, Failure> {
+        let connection = match &self.connection {
+            None => None,
+            // A deleted connection has no name any more, but its records are there.
+            Some(text) => match text.parse::<ConnectionId>() {
+                Ok(id) => Some(id),
+                Err(_) => Some(connections::named(facts, &text.parse::<ConnectionName>()?)?.id),
+            },
+        };
+        Ok(AuditFilter {
+            run: self.run,
+            connection,
+            action: self.action.clone(),
+            denied_only: self.denied,
+            since: self.since,
+            limit: None,
+        })
+    }
 }
 
 fn since(text: &str) -> Result<OffsetDateTime, String> {
@@ -57,31 +100,21 @@ fn ago(text: &str) -> Option<Duration> {
     number.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
 }
 
-/// Shows the records.
+/// Shows, checks or exports the records.
 pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), Failure> {
     let base = Base::open(context).await?;
-    let facts = connections::open_facts(&base, context).await?;
+    match arguments.command {
+        None => show(context, &base, &arguments.filter, arguments.limit).await,
+        Some(Command::Verify(arguments)) => verify::run(context, &base, arguments).await,
+        Some(Command::Export(arguments)) => export::run(context, &base, arguments).await,
+    }
+}
+
+async fn show(context: &Context, base: &Base, filter: &Filter, limit: u32) -> Result<(), Failure> {
+    let facts = connections::open_facts(base, context).await?;
     let names: HashMap<ConnectionId, ConnectionName> =
         facts.iter().map(|facts| (facts.id, facts.name.clone())).collect();
-    let connection = match &arguments.connection {
-        None => None,
-        // A deleted connection has no name any more, but its records are there.
-        Some(text) => match text.parse::<ConnectionId>() {
-            Ok(id) => Some(id),
-            Err(_) => {
-                let name = text.parse::<ConnectionName>().map_err(Failure::from)?;
-                Some(connections::named(&facts, &name)?.id)
-            }
-        },
-    };
-    let filter = AuditFilter {
-        run: arguments.run,
-        connection,
-        action: arguments.action,
-        denied_only: arguments.denied,
-        since: arguments.since,
-        limit: Some(arguments.limit),
-    };
+    let filter = AuditFilter { limit: Some(limit), ..filter.resolve(&facts)? };
     let records = base.store.audit_records(&context.tenant, &filter).await?;
     context.output.result(&records, || {
         if records.is_empty() {

@@ -139,6 +139,8 @@ CREATE TABLE run_entries (
 -- Audit -----------------------------------------------------------------------------------------------
 -- `record` is the whole record as it was written, byte for byte; the other columns only find it.
 -- AUTOINCREMENT, so that a number is never given twice and the order of writing is kept.
+-- Each tenant's records are a chain: `number` counts them from 1, and `digest` is the SHA-256 over the digest before,
+-- the number and the record, so that nothing can be changed, left out or put in between without a trace.
 
 CREATE TABLE audit_records (
     sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
@@ -152,10 +154,12 @@ CREATE TABLE audit_records (
     action TEXT,
     connection TEXT,
     denied INTEGER NOT NULL,
-    record TEXT NOT NULL
+    record TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    digest TEXT NOT NULL
 ) STRICT;
 
-CREATE INDEX audit_records_by_tenant ON audit_records (tenant, sequence);
+CREATE UNIQUE INDEX audit_records_by_tenant ON audit_records (tenant, number);
 CREATE INDEX audit_records_by_run ON audit_records (run, sequence) WHERE run IS NOT NULL;
 CREATE INDEX audit_records_by_connection ON audit_records (connection, sequence) WHERE connection IS NOT NULL;
 

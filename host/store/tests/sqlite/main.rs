@@ -1,6 +1,7 @@
 //! The contract over SQLite, and what is SQLite's alone: files, permissions, processes, full disks.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod chain;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod opening;

@@ -1,0 +1,288 @@
+//! An audit record as an event of the Open Cybersecurity Schema Framework, version 1.6.0 (schema.ocsf.io), so that
+//! tools for security events read it.
+//!
+//! | event | class |
+//! |---|---|
+//! | `request-permitted`, `request-sent`, `request-denied` | HTTP Activity (4002) |
+//! | `call-refused`, `limit-reached`, `secret-redacted` | API Activity (6003) |
+//! | `connection`, `consent`, `vault` | Entity Management (3004) |
+//!
+//! What has no attribute there stands under `unmapped`, by the names of [`AuditRecord`]. The path of a URL is the
+//! declared template: a record has no other.
+
+use serde_json::{Map, Value, json};
+
+use super::{AuditEvent, AuditRecord};
+use crate::{error::Sent, ids::PrincipalKind};
+
+/// The version of the schema.
+const VERSION: &str = "1.6.0";
+
+/// What the class and the outcome of an event are.
+struct Mapped {
+    class: (u32, &'static str),
+    category: (u32, &'static str),
+    activity: (u32, String),
+    /// 0 is not known yet, 1 success, 2 failure.
+    status: u32,
+    attributes: Value,
+}
+
+/// The event of a record, which is the record `number` of its tenant's trail.
+pub fn event(record: &AuditRecord, number: u64) -> Value {
+    let Mapped { class, category, activity, status, attributes } = map(record);
+    let is_refusal = record.event.is_refusal();
+    let user_type = match record.principal.kind {
+        PrincipalKind::User => (1, "User"),
+        PrincipalKind::LocalAdministrator => (2, "Admin"),
+        PrincipalKind::Client => (3, "System"),
+    };
+    let mut event = json!({
+        "metadata": {
+            "version": VERSION,
+            "product": {"name": "Keyward", "vendor_name": "Keyward", "version": env!("CARGO_PKG_VERSION")},
+            "profiles": ["security_control"],
+            "log_name": "audit",
+            "uid": record.id,
+            "sequence": number,
+            "tenant_uid": record.tenant,
+        },
+        "time": i64::try_from(record.at.unix_timestamp_nanos() / 1_000_000).unwrap_or(i64::MAX),
+        "class_uid": class.0,
+        "class_name": class.1,
+        "category_uid": category.0,
+        "category_name": category.1,
+        "activity_id": activity.0,
+        "activity_name": activity.1,
+        "type_uid": class.0 * 100 + activity.0,
+        "severity_id": if is_refusal { 3 } else { 1 },
+        "severity": if is_refusal { "Medium" } else { "Informational" },
+        "action_id": if is_refusal { 2 } else { 1 },
+        "action": if is_refusal { "Denied" } else { "Allowed" },
+        "disposition_id": if is_refusal { 2 } else { 1 },
+        "disposition": if is_refusal { "Blocked" } else { "Allowed" },
+        "status_id": status,
+        "actor": {"user": {"uid": record.principal.id, "type_id": user_type.0, "type": user_type.1}},
+        "unmapped": unmapped(record),
+    });
+    for (name, value) in attributes.as_object().into_iter().flatten() {
+        event[name] = value.clone();
+    }
+    if let Some(reason) = record.reason {
+        event["status_detail"] = json!(reason.code());
+    }
+    event
+}
+
+fn map(record: &AuditRecord) -> Mapped {
+    match &record.event {
+        AuditEvent::RequestPermitted { method, host, path_template, .. } => {
+            http(method, Some(host), Some(path_template), 0, json!({}))
+        }
+        AuditEvent::RequestSent { method, host, path_template, status, sent, duration_ms, .. } => {
+            let status_id = if *sent == Sent::Yes && record.reason.is_none() { 1 } else { 2 };
+            let mut attributes = json!({"duration": duration_ms});
+            if let Some(code) = status {
+                attributes["http_response"] = json!({"code": code});
+                attributes["status_code"] = json!(code.to_string());
+            }
+            http(method, Some(host), Some(path_template), status_id, attributes)
+        }
+        AuditEvent::RequestDenied { method, host, path_template } => {
+            http(method, host.as_deref(), path_template.as_deref(), 2, json!({}))
+        }
+        AuditEvent::CallRefused { action, .. } => api(record, "Call Refused", &action.to_string(), 2),
+        AuditEvent::LimitReached => api(record, "Limit Reached", &operation(record), 2),
+        AuditEvent::SecretRedacted { .. } => api(record, "Secret Redacted", &operation(record), 1),
+        AuditEvent::Connection { change } => entity(change, json!({"type": "connection", "uid": record.connection})),
+        AuditEvent::Consent { change } => {
+            let name = record.connector.as_ref().map(|connector| connector.name.as_str());
+            entity(change, json!({"type": "connector", "name": name, "uid": name}))
+        }
+        AuditEvent::Vault { change } => entity(change, json!({"type": "vault", "uid": record.tenant})),
+    }
+}
+
+/// A request; `host` may have a port.
+fn http(method: &str, host: Option<&str>, path: Option<&str>, status: u32, mut attributes: Value) -> Mapped {
+    let activity = match method {
+        "DELETE" => (2, "Delete"),
+        "GET" => (3, "Get"),
+        "HEAD" => (4, "Head"),
+        "OPTIONS" => (5, "Options"),
+        "POST" => (6, "Post"),
+        "PUT" => (7, "Put"),
+        other => (99, other),
+    };
+    let (name, port) = match host.unwrap_or_default().rsplit_once(':') {
+        // Not within the brackets of an IPv6 address.
+        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().ok()),
+        _ => (host.unwrap_or_default(), None),
+    };
+    let mut url = Map::new();
+    let mut endpoint = Map::new();
+    for (map, name_of_host) in [(&mut url, "hostname"), (&mut endpoint, "hostname")] {
+        map.insert(name_of_host.to_owned(), json!(if host.is_some() { name } else { "unknown" }));
+        port.map(|port| map.insert("port".to_owned(), json!(port)));
+    }
+    path.map(|path| url.insert("path".to_owned(), json!(path)));
+    attributes["http_request"] = json!({"http_method": method, "url": url});
+    attributes["dst_endpoint"] = Value::Object(endpoint);
+    Mapped {
+        class: (4002, "HTTP Activity"),
+        category: (4, "Network Activity"),
+        activity: (activity.0, activity.1.to_owned()),
+        status,
+        attributes,
+    }
+}
+
+fn api(record: &AuditRecord, activity: &str, operation: &str, status: u32) -> Mapped {
+    let caller = record.flow.as_deref().unwrap_or("keyward");
+    Mapped {
+        class: (6003, "API Activity"),
+        category: (6, "Application Activity"),
+        activity: (99, activity.to_owned()),
+        status,
+        attributes: json!({"api": {"operation": operation}, "src_endpoint": {"name": caller}}),
+    }
+}
+
+fn operation(record: &AuditRecord) -> String {
+    let connector = record.connector.as_ref().map_or("unknown", |connector| connector.name.as_str());
+    let action = record.action.as_ref().map_or("unknown", |action| action.as_str());
+    format!("{connector}.{action}")
+}
+
+fn entity(change: &str, entity: Value) -> Mapped {
+    let activity = match change {
+        "created" | "added" | "initialised" => (1, "Create"),
+        "deleted" | "removed" => (4, "Delete"),
+        _ => (3, "Update"),
+    };
+    Mapped {
+        class: (3004, "Entity Management"),
+        category: (3, "Identity & Access Management"),
+        activity: (activity.0, activity.1.to_owned()),
+        status: if change.ends_with("-failed") { 2 } else { 1 },
+        attributes: json!({"entity": entity, "comment": change}),
+    }
+}
+
+/// What the schema has no attribute for. What is `None` is left out.
+fn unmapped(record: &AuditRecord) -> Value {
+    let mut left = json!({
+        "event": record.event,
+        "on_behalf_of": record.on_behalf_of,
+        "flow": record.flow,
+        "run": record.run,
+        "step": record.step,
+        "call": record.call,
+        "connector": record.connector,
+        "action": record.action,
+        "connection": record.connection,
+        "principal_kind": record.principal.kind,
+    });
+    if let Some(left) = left.as_object_mut() {
+        left.retain(|_, value| !value.is_null());
+    }
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{Principal, Reason};
+
+    fn record(event: AuditEvent, reason: Option<Reason>) -> AuditRecord {
+        AuditRecord {
+            id: Uuid::nil(),
+            at: datetime!(2026-11-22 12:00:00.123456 UTC),
+            tenant: Default::default(),
+            principal: Principal::local_administrator(),
+            on_behalf_of: None,
+            flow: None,
+            run: None,
+            step: None,
+            call: None,
+            connector: None,
+            action: None,
+            connection: None,
+            event,
+            reason,
+        }
+    }
+
+    fn sent(method: &str, status: Option<u16>) -> AuditEvent {
+        AuditEvent::RequestSent {
+            method: method.to_owned(),
+            host: "api.example.com:8443".to_owned(),
+            path_template: "/items/{id}".to_owned(),
+            scopes: vec!["read".to_owned()],
+            status,
+            sent: if status.is_some() { Sent::Yes } else { Sent::Maybe },
+            sends: 1,
+            duration_ms: 17,
+        }
+    }
+
+    #[test]
+    fn request_is_http_activity() {
+        let event = event(&record(sent("GET", Some(404)), None), 7);
+        assert_eq!(event["time"], 1_795_348_800_123_u64);
+        assert_eq!((&event["class_uid"], &event["type_uid"]), (&json!(4002), &json!(400_203)));
+        assert_eq!(event["dst_endpoint"], json!({"hostname": "api.example.com", "port": 8443}));
+        assert_eq!(event["http_request"]["url"]["path"], "/items/{id}");
+        assert_eq!((&event["http_response"]["code"], &event["duration"]), (&json!(404), &json!(17)));
+        assert_eq!((&event["action_id"], &event["status_id"]), (&json!(1), &json!(1)));
+        assert_eq!(event["metadata"]["sequence"], 7);
+        assert_eq!(event["unmapped"]["event"]["scopes"], json!(["read"]));
+    }
+
+    #[test]
+    fn refusal_is_denied_and_tells_its_reason() {
+        let denied = AuditEvent::RequestDenied {
+            method: "PATCH".to_owned(),
+            host: Some("[::1]".to_owned()),
+            path_template: None,
+        };
+        let event = event(&record(denied, Some(Reason::HostNotAllowed)), 1);
+        assert_eq!(
+            (&event["action_id"], &event["disposition_id"], &event["status_id"]),
+            (&json!(2), &json!(2), &json!(2))
+        );
+        assert_eq!((&event["activity_id"], &event["activity_name"]), (&json!(99), &json!("PATCH")));
+        assert_eq!(event["dst_endpoint"], json!({"hostname": "[::1]"}));
+        assert_eq!(event["status_detail"], "host-not-allowed");
+    }
+
+    #[test]
+    fn every_event_has_what_its_class_requires() {
+        let change = |change: &str| change.to_owned();
+        for (what, class, attributes) in [
+            (sent("POST", None), 4002, ["http_request", "dst_endpoint"]),
+            (AuditEvent::LimitReached, 6003, ["api", "src_endpoint"]),
+            (AuditEvent::SecretRedacted { count: 2 }, 6003, ["api", "src_endpoint"]),
+            (
+                AuditEvent::CallRefused { action: "a.b".parse().unwrap_or_else(|_| panic!()), connection: None },
+                6003,
+                ["api", "src_endpoint"],
+            ),
+            (AuditEvent::Connection { change: change("created") }, 3004, ["entity", "actor"]),
+            (AuditEvent::Consent { change: change("upgraded") }, 3004, ["entity", "actor"]),
+            (AuditEvent::Vault { change: change("rotated") }, 3004, ["entity", "actor"]),
+        ] {
+            let event = event(&record(what, None), 1);
+            assert_eq!(event["class_uid"], class);
+            for name in ["metadata", "time", "category_uid", "activity_id", "type_uid", "severity_id", "action_id"] {
+                assert!(!event[name].is_null(), "{name}: {event}");
+            }
+            for name in attributes {
+                assert!(event[name].is_object(), "{name}: {event}");
+            }
+        }
+    }
+}
