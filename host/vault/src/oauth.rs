@@ -9,7 +9,7 @@ mod discovery;
 pub(crate) mod fake;
 mod request;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -20,13 +20,14 @@ use url::Url;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
+    place::Placed,
     secret::Secret,
-    token::RawReply,
+    token::{Document, RawReply, Withheld},
     wire::{Wire, WireError, WireLimits, WireRequest},
 };
 
 pub(crate) use discovery::{discover, same_issuer};
-pub(crate) use request::{Ask, basic, form_request, token_request};
+pub(crate) use request::{Ask, about_token, token_request};
 
 /// From the first byte out to the last byte in. The lease on a refresh must outlive it by far.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
@@ -38,12 +39,14 @@ const REPLY_LIMIT: u64 = 1 << 20;
 /// malice, and would decide when tokens end.
 const CREDIBLE: time::Duration = time::Duration::hours(48);
 
-/// A request that is not sent yet. Its parts may hold secrets, so there is no `Debug`.
+/// A request that is not sent yet. Its parts may hold secrets, so there is no `Debug`. It knows each of them: nothing
+/// puts one in without noting it.
 pub(crate) struct Outgoing {
     pub(crate) method: Method,
     pub(crate) url: Url,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Zeroizing<Vec<u8>>,
+    secrets: Placed,
 }
 
 impl Outgoing {
@@ -51,11 +54,11 @@ impl Outgoing {
     pub(crate) fn new(method: Method, url: Url) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        Self { method, url, headers, body: Zeroizing::default() }
+        Self { method, url, headers, body: Zeroizing::default(), secrets: Vec::new() }
     }
 
     /// The same with a credential in `Authorization`; `None` where it holds characters that no header can.
-    pub(crate) fn authorized(mut self, value: &Zeroizing<String>) -> Option<Self> {
+    fn authorized(mut self, value: &Zeroizing<String>) -> Option<Self> {
         let mut value = HeaderValue::from_str(value).ok()?;
         value.set_sensitive(true);
         self.headers.insert(header::AUTHORIZATION, value);
@@ -64,14 +67,34 @@ impl Outgoing {
 
     /// The same with a bearer token (RFC 6750 section 2.1).
     pub(crate) fn bearer(self, token: &Secret) -> Option<Self> {
-        self.authorized(&Zeroizing::new(format!("Bearer {}", token.expose_str()?)))
+        let value = Zeroizing::new(format!("Bearer {}", token.expose_str()?));
+        self.withholding([token]).authorized(&value)
     }
 
-    /// The same with a body.
-    pub(crate) fn body(mut self, content_type: &'static str, body: Zeroizing<Vec<u8>>) -> Self {
+    /// The same with a body and the secrets in it.
+    pub(crate) fn body<'a>(
+        mut self,
+        content_type: &'static str,
+        body: Zeroizing<Vec<u8>>,
+        secrets: impl IntoIterator<Item = &'a Secret>,
+    ) -> Self {
         self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         self.body = body;
+        self.withholding(secrets)
+    }
+
+    /// Notes secrets, as they are and as a form or a header for HTTP Basic spells them.
+    fn withholding<'a>(mut self, secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
+        for secret in secrets {
+            let spellings = request::spellings(secret.expose());
+            self.secrets.extend(spellings.into_iter().map(Arc::new));
+        }
         self
+    }
+
+    /// What is to be taken out of the answer.
+    pub(crate) fn withheld(&mut self) -> Arc<Withheld> {
+        Arc::new(Withheld::of(std::mem::take(&mut self.secrets)))
     }
 }
 
@@ -80,9 +103,21 @@ pub(crate) struct Fetched {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Secret,
+    /// What it may quote of the request.
+    pub(crate) withheld: Arc<Withheld>,
 }
 
 impl Fetched {
+    /// The body, read leniently.
+    pub(crate) fn document(&self) -> Document {
+        Document::read(self.body.expose(), &self.withheld)
+    }
+
+    /// The body, where it is JSON.
+    pub(crate) fn json(&self) -> Option<Document> {
+        Document::json(self.body.expose(), &self.withheld)
+    }
+
     /// How long the server asks us to wait (RFC 9110 section 10.2.3, in seconds; at most ten minutes count).
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let seconds: u64 = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
@@ -119,6 +154,7 @@ async fn exchange(wire: &dyn Wire, mut request: Outgoing) -> Result<Fetched, Wir
     // Some servers, GitHub's among them, refuse requests without it.
     let agent = HeaderValue::from_static(concat!("keyward/", env!("CARGO_PKG_VERSION")));
     request.headers.insert(header::USER_AGENT, agent);
+    let withheld = request.withheld();
     let body = if request.body.is_empty() { Body::Empty } else { Body::Bytes(Bytes::from_owner(request.body)) };
     let mut response = wire
         .exchange(WireRequest {
@@ -135,7 +171,7 @@ async fn exchange(wire: &dyn Wire, mut request: Outgoing) -> Result<Fetched, Wir
     }
     // A body that is not UTF-8 holds no token; what is odd in it becomes replacement characters.
     let text = String::from_utf8_lossy(&whole).into_owned();
-    Ok(Fetched { status: response.status, headers: response.headers, body: Secret::from(text) })
+    Ok(Fetched { status: response.status, headers: response.headers, body: Secret::from(text), withheld })
 }
 
 /// Appends a chunk, and wipes both the chunk, where nobody else holds it, and the buffer that became too small.
@@ -167,7 +203,8 @@ mod tests {
                 headers.insert(header::DATE, date.parse().unwrap());
             }
             let body = Secret::from(String::new());
-            let reply = Fetched { status: StatusCode::OK, headers, body }.into_reply(now);
+            let withheld = Arc::default();
+            let reply = Fetched { status: StatusCode::OK, headers, body, withheld }.into_reply(now);
             (reply.received_at, reply.clock_offset)
         };
         assert_eq!(reply(Some("Sun, 22 Nov 2026 13:00:05 GMT")), (datetime!(2026-11-22 13:00:05 UTC), 3605));
@@ -183,7 +220,8 @@ mod tests {
     fn delay_is_read_in_seconds_and_bounded() {
         for (header, expected) in [("7", Some(7)), ("86400", Some(600)), ("Sun, 22 Nov 2026 13:00:05 GMT", None)] {
             let headers = HeaderMap::from_iter([(header::RETRY_AFTER, header.parse().unwrap())]);
-            let fetched = Fetched { status: StatusCode::OK, headers, body: Secret::from(String::new()) };
+            let body = Secret::from(String::new());
+            let fetched = Fetched { status: StatusCode::OK, headers, body, withheld: Arc::default() };
             assert_eq!(fetched.retry_after().map(|delay| delay.as_secs()), expected);
         }
     }

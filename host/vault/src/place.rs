@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use crate::{
     credential::{BasicSecret, Material},
     redact::SHORTEST,
+    secret::Secret,
 };
 
 /// Everything but the unreserved characters of RFC 3986 section 2.3.
@@ -50,6 +51,7 @@ pub(crate) fn place(
             Ok(vec![copy(text.as_bytes())])
         }
         (Placement::Basic, Material::Basic { username, password, secret }) => {
+            let parts = secret.parts(username, password).into_iter().map(Secret::expose);
             let (username, password) = (username.expose(), password.expose());
             check("user name", username)?;
             check("password", password)?;
@@ -60,14 +62,7 @@ pub(crate) fn place(
             let encoded = Zeroizing::new(STANDARD.encode(&*pair));
             let value = Zeroizing::new([b"Basic ", encoded.as_bytes()].concat());
             set_header(headers, AUTHORIZATION, &value)?;
-            let parts = match secret {
-                // Where the password is too short to be one (`x`, or nothing), the user name is the key.
-                BasicSecret::Password if password.len() < SHORTEST => vec![username],
-                BasicSecret::Password => vec![password],
-                BasicSecret::Username => vec![username],
-                BasicSecret::Both => vec![username, password],
-            };
-            let parts = parts.into_iter().chain([&**pair, encoded.as_bytes()]);
+            let parts = parts.chain([&**pair, encoded.as_bytes()]);
             Ok(parts.map(copy).collect())
         }
         (Placement::Basic, Material::Token(_)) => {
@@ -75,6 +70,19 @@ pub(crate) fn place(
         }
         (Placement::Header { .. } | Placement::Query { .. }, Material::Basic { .. }) => {
             Err(unplaceable("the connector asks for a token, and the connection holds a user name and a password"))
+        }
+    }
+}
+
+impl BasicSecret {
+    /// The parts that are secret.
+    pub(crate) fn parts<'a>(self, username: &'a Secret, password: &'a Secret) -> Vec<&'a Secret> {
+        match self {
+            // Where the password is too short to be one (`x`, or nothing), the user name is the key.
+            Self::Password if password.expose().len() < SHORTEST => vec![username],
+            Self::Password => vec![password],
+            Self::Username => vec![username],
+            Self::Both => vec![username, password],
         }
     }
 }
@@ -129,7 +137,6 @@ fn set_query(url: &mut Url, name: &str, value: &str) {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::secret::Secret;
 
     fn token(text: &str) -> Material {
         Material::Token(Secret::from(text.to_owned()))

@@ -1,12 +1,13 @@
 //! Replies of a token endpoint, read as leniently as the providers write them.
 //!
 //! A reply is kept as [`RawReply`] and stored sealed before [`read`] looks into it: what can no longer be fetched a
-//! second time must not be lost to a parser. Nothing of a reply but `error` and `error_description`, shortened and
-//! with everything that was sent taken out, ever stands in a message.
+//! second time must not be lost to a parser. Nothing of a reply but `error` and `error_description` ever stands in a
+//! message, and nothing at all is shown or stored in the open before everything that was sent is taken out of it.
 
 mod identity;
+mod withheld;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use keyward_policy::scope::is_scope_token;
 use serde::{Deserialize, Serialize};
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub(crate) use identity::{Expected, account_of, claims};
+pub(crate) use withheld::Withheld;
 
 /// A reply as it came.
 #[derive(Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub(crate) struct Reply {
     pub(crate) scopes: Option<BTreeSet<String>>,
     pub(crate) token_type: Option<String>,
     pub(crate) id_token: Option<Secret>,
+    /// What the tokens, too, are read through.
+    pub(crate) withheld: Arc<Withheld>,
 }
 
 /// What the provider says against a request.
@@ -78,43 +82,46 @@ impl Refusal {
     }
 }
 
-/// A JSON document that is wiped.
-pub(crate) struct Document(Value);
+/// A JSON document of a provider, which is wiped. Names and scopes in it are read without what was sent.
+pub(crate) struct Document {
+    value: Value,
+    withheld: Arc<Withheld>,
+}
 
 impl Document {
     /// Reads JSON, or the form encoding that some providers still answer with; anything else is an empty document.
-    pub(crate) fn read(body: &[u8]) -> Self {
-        Self::json(body).unwrap_or_else(|| {
+    pub(crate) fn read(body: &[u8], withheld: &Arc<Withheld>) -> Self {
+        Self::json(body, withheld).unwrap_or_else(|| {
             // A page of HTML reads as a form as well, with names that nobody asks for.
             let members = form_urlencoded::parse(body)
                 .map(|(name, value)| (name.into_owned(), Value::String(value.into_owned())))
                 .collect::<serde_json::Map<_, _>>();
-            Self(members.into())
+            Self { value: members.into(), withheld: withheld.clone() }
         })
     }
 
     /// Reads JSON and nothing else.
-    pub(crate) fn json(body: &[u8]) -> Option<Self> {
-        serde_json::from_slice(body).ok().map(Self)
+    pub(crate) fn json(body: &[u8], withheld: &Arc<Withheld>) -> Option<Self> {
+        Some(Self { value: serde_json::from_slice(body).ok()?, withheld: withheld.clone() })
     }
 
     /// The text at a JSON pointer, where it is text and not empty.
     pub(crate) fn text(&self, pointer: &str) -> Option<&str> {
-        self.0.pointer(pointer)?.as_str().filter(|text| !text.is_empty())
+        self.value(pointer)?.as_str().filter(|text| !text.is_empty())
     }
 
     /// A name at a JSON pointer, cut to what a person reads: text, or a number as some providers write their ids.
     pub(crate) fn name(&self, pointer: &str) -> Option<String> {
-        let name = match self.0.pointer(pointer)? {
+        let name = match self.value(pointer)? {
             Value::Number(number) => number.to_string(),
-            _ => printable(self.text(pointer)?, &[]),
+            _ => self.withheld.printable(self.text(pointer)?),
         };
         Some(name).filter(|name| !name.is_empty())
     }
 
     /// What is said with `true` or `false` at a JSON pointer.
     pub(crate) fn flag(&self, pointer: &str) -> Option<bool> {
-        self.0.pointer(pointer)?.as_bool()
+        self.value(pointer)?.as_bool()
     }
 
     /// Whether `true` stands at a JSON pointer.
@@ -124,12 +131,17 @@ impl Document {
 
     /// The value at a JSON pointer.
     pub(crate) fn value(&self, pointer: &str) -> Option<&Value> {
-        self.0.pointer(pointer)
+        self.value.pointer(pointer)
+    }
+
+    /// The scopes at a JSON pointer; see [`scopes`].
+    pub(crate) fn scopes(&self, pointer: &str, separator: &str) -> Option<BTreeSet<String>> {
+        scopes(self.value(pointer)?, separator, &self.withheld)
     }
 
     /// Takes a secret out, so that no copy of it stays.
     fn take(&mut self, pointer: &str) -> Option<Secret> {
-        match self.0.pointer_mut(pointer)? {
+        match self.value.pointer_mut(pointer)? {
             Value::String(text) if !text.is_empty() => Some(Secret::from(std::mem::take(text))),
             _ => None,
         }
@@ -146,7 +158,7 @@ impl Drop for Document {
                 Value::Null | Value::Bool(_) | Value::Number(_) => {}
             }
         }
-        wipe(&mut self.0);
+        wipe(&mut self.value);
     }
 }
 
@@ -156,10 +168,9 @@ impl Drop for Document {
 /// no error: when this runs, the old refresh token may already be dead.
 ///
 /// # Errors
-/// Where there is no access token: what the provider says instead. `sent` are the secrets of the request, which a
-/// provider may quote.
-pub(crate) fn read(provider: &Provider, reply: &RawReply, sent: &[&Secret]) -> Result<Reply, Refusal> {
-    let mut document = Document::read(reply.body.expose());
+/// Where there is no access token: what the provider says instead, without what is `withheld`.
+pub(crate) fn read(provider: &Provider, reply: &RawReply, withheld: &Arc<Withheld>) -> Result<Reply, Refusal> {
+    let mut document = Document::read(reply.body.expose(), withheld);
     let rules = &provider.token;
     let found = rules
         .places
@@ -167,7 +178,7 @@ pub(crate) fn read(provider: &Provider, reply: &RawReply, sent: &[&Secret]) -> R
         .find_map(|place| Some((place, document.take(&format!("{place}/access_token"))?)))
         .filter(|_| (200..300).contains(&reply.status));
     let Some((place, access)) = found else {
-        return Err(refusal(provider, reply.status, &document, sent));
+        return Err(refusal(provider, reply.status, &document));
     };
     let at = |name: &str| format!("{place}/{name}");
     let lifetime = document
@@ -175,7 +186,7 @@ pub(crate) fn read(provider: &Provider, reply: &RawReply, sent: &[&Secret]) -> R
         .and_then(seconds)
         .or_else(|| rules.lifetime_untold.and_then(|seconds| Some(Duration::seconds(i64::try_from(seconds).ok()?))));
     let after = |lifetime: Duration| reply.received_at.checked_add(lifetime);
-    let scopes = document.value(&at("scope")).and_then(|value| told_scopes(provider, value));
+    let scopes = document.value(&at("scope")).and_then(|value| told_scopes(provider, value, withheld));
     Ok(Reply {
         tokens: Tokens {
             access,
@@ -188,28 +199,21 @@ pub(crate) fn read(provider: &Provider, reply: &RawReply, sent: &[&Secret]) -> R
         scopes,
         token_type: document.text(&at("token_type")).map(str::to_owned),
         id_token: document.take(&at("id_token")),
+        withheld: withheld.clone(),
     })
 }
 
 /// What the provider says against a request, from any JSON error reply.
-pub(crate) fn refusal(provider: &Provider, status: u16, document: &Document, sent: &[&Secret]) -> Refusal {
+pub(crate) fn refusal(provider: &Provider, status: u16, document: &Document) -> Refusal {
+    let printable = |text: &str| document.withheld.printable(text);
     let own = document.text("/error").or_else(|| document.text("/error/code")).unwrap_or_default();
-    let code = printable(provider.token.standard_error(own), sent);
-    let message = match (printable(own, sent), document.text("/error_description")) {
+    let code = printable(provider.token.standard_error(own));
+    let message = match (printable(own), document.text("/error_description")) {
         (own, _) if own.is_empty() => format!("it answered with HTTP status {status}"),
         (own, None) => own,
-        (own, Some(description)) => format!("{own}: {}", printable(description, sent)),
+        (own, Some(description)) => format!("{own}: {}", printable(description)),
     };
     Refusal { status, code, message }
-}
-
-/// At most 200 printable characters of a provider's text, without anything that was sent to it.
-pub(crate) fn printable(text: &str, sent: &[&Secret]) -> String {
-    let mut text = text.to_owned();
-    for secret in sent.iter().filter_map(|secret| secret.expose_str()).filter(|secret| !secret.is_empty()) {
-        text = text.replace(secret, "[removed]");
-    }
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// A lifetime in seconds as a number or as text; zero and less mean that the provider does not say.
@@ -227,20 +231,22 @@ fn seconds(value: &Value) -> Option<Duration> {
 const MAX_LIFETIME: f64 = 10.0 * 365.0 * 86_400.0;
 
 /// The scopes that a provider tells, where what it tells means something.
-pub(crate) fn told_scopes(provider: &Provider, value: &Value) -> Option<BTreeSet<String>> {
-    scopes(value, &provider.scopes.separator).filter(|told| !(told.is_empty() && provider.scopes.empty_is_silent))
+pub(crate) fn told_scopes(provider: &Provider, value: &Value, withheld: &Withheld) -> Option<BTreeSet<String>> {
+    let told = scopes(value, &provider.scopes.separator, withheld);
+    told.filter(|told| !(told.is_empty() && provider.scopes.empty_is_silent))
 }
 
 /// Scopes as text with the provider's separator or spaces, or as an array. What is no scope token (RFC 6749 section
-/// 3.3) is left out, and so is what goes beyond all measure: it would be stored and shown.
-pub(crate) fn scopes(value: &Value, separator: &str) -> Option<BTreeSet<String>> {
+/// 3.3) is left out, and so is what goes beyond all measure or was sent to the provider: it would be stored and shown.
+fn scopes(value: &Value, separator: &str, withheld: &Withheld) -> Option<BTreeSet<String>> {
     let told: Vec<&str> = match value {
         Value::String(text) => text.split(' ').flat_map(|part| part.split(separator)).collect(),
         Value::Array(values) => values.iter().map(Value::as_str).collect::<Option<_>>()?,
         _ => return None,
     };
     let fits = |scope: &&str| is_scope_token(scope) && scope.len() <= MAX_SCOPE;
-    Some(told.into_iter().filter(fits).take(MAX_SCOPES).map(str::to_owned).collect())
+    let fitting = told.into_iter().filter(fits).take(MAX_SCOPES);
+    Some(fitting.filter(|scope| !withheld.is_in(scope)).map(str::to_owned).collect())
 }
 
 /// The longest scope that is believed, bytes, and the most scopes.
@@ -263,8 +269,8 @@ mod tests {
     }
 
     fn read_as(provider: &str, status: u16, body: &str) -> Result<Reply, Refusal> {
-        let sent = Secret::from("test-sent-secret".to_owned());
-        read(Catalogue::builtin().find(provider).unwrap(), &raw(status, body), &[&sent])
+        let sent = Arc::new(Withheld::of(vec![Arc::new(b"test-sent-secret".to_vec().into())]));
+        read(Catalogue::builtin().find(provider).unwrap(), &raw(status, body), &sent)
     }
 
     fn set(scopes: &[&str]) -> Option<BTreeSet<String>> {
@@ -304,6 +310,7 @@ mod tests {
             ("oidc", r#","scope":"a,b""#, set(&["a,b"])),
             ("oidc", "", None),
             ("oidc", r#","scope":7"#, None),
+            ("oidc", r#","scope":"a test-sent-secret""#, set(&["a"])),
             ("oidc", r#","scope":"a \"b\" \\c \u001b[31m ä""#, set(&["a"])),
             ("github", r#","scope":"repo,user""#, set(&["repo", "user"])),
             ("github", r#","scope":"repo user""#, set(&["repo", "user"])),
@@ -317,14 +324,17 @@ mod tests {
     #[test]
     fn what_a_provider_tells_without_measure_is_cut() {
         let document = json!({"name": format!("a\u{1b}{}", "b".repeat(200_000)), "empty": "\n", "id": 7});
-        let document = Document::read(document.to_string().as_bytes());
+        let document = Document::read(document.to_string().as_bytes(), &Arc::default());
         assert_eq!(document.name("/name").unwrap().len(), 200);
         assert!(document.name("/name").unwrap().starts_with("abb"));
         assert_eq!(document.name("/empty"), None);
         assert_eq!(document.name("/id").unwrap(), "7");
+        let sent = Arc::new(Withheld::of(vec![Arc::new(b"test-sent-secret".to_vec().into())]));
+        let document = Document::read(br#"{"name":"test-sent-secret"}"#, &sent);
+        assert_eq!(document.name("/name").unwrap(), "[redacted]");
         let many: Vec<_> = (0..10_000).map(|index| format!("scope-{index}")).collect();
-        assert_eq!(scopes(&json!(many), " ").unwrap().len(), MAX_SCOPES);
-        assert_eq!(scopes(&json!("b".repeat(MAX_SCOPE + 1)), " "), set(&[]));
+        assert_eq!(scopes(&json!(many), " ", &Withheld::default()).unwrap().len(), MAX_SCOPES);
+        assert_eq!(scopes(&json!("b".repeat(MAX_SCOPE + 1)), " ", &Withheld::default()), set(&[]));
     }
 
     #[test]
@@ -377,7 +387,7 @@ mod tests {
             "x".repeat(500)
         );
         let refusal = read_as("oidc", 400, &body).err().unwrap();
-        assert!(refusal.message.starts_with("invalid_grant: token [removed][31m xxx"));
+        assert!(refusal.message.starts_with("invalid_grant: token [redacted][31m xxx"));
         assert!(refusal.message.len() < 230);
     }
 }

@@ -1,6 +1,9 @@
 //! The second half of a consent, and the grant without one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use http::Method;
 use keyward_model::ConnectionFacts;
@@ -18,10 +21,10 @@ use super::{
 use crate::{
     credential::{Client, Credential, Endpoints, Grant, GrantKind, from_json},
     error::VaultError,
-    oauth::{Ask, Outgoing, fetch, form_request, same_issuer, token_request},
+    oauth::{Ask, Outgoing, about_token, fetch, same_issuer, token_request},
     provider::{ClientAuthentication, ConnectionMethod, Provider},
     secret::Secret,
-    token::{self, Document, Expected, Reply},
+    token::{self, Document, Expected, Reply, Withheld},
     vault::Vault,
 };
 
@@ -67,9 +70,7 @@ impl Vault {
     ) -> Result<(Identity, Made), VaultError> {
         let Pending { identity, server, mut client, verifier, redirect_uri, requested, nonce, .. } = pending;
         let ask = Ask::Code { code, verifier: verifier.as_ref(), redirect_uri: &redirect_uri };
-        let sent: Vec<&Secret> = std::iter::once(code).chain(&verifier).collect();
-        let reply =
-            self.first_tokens(provider, &server, &mut client, pending.other_authentication, &ask, &sent).await?;
+        let reply = self.first_tokens(provider, &server, &mut client, pending.other_authentication, &ask).await?;
         let account = match &reply.id_token {
             None => None,
             Some(id_token) => {
@@ -79,7 +80,7 @@ impl Vault {
                     nonce: nonce.as_deref(),
                     now: reply.tokens.received_at,
                 };
-                token::account_of(provider, id_token, &expected)
+                token::account_of(provider, id_token, &expected, &reply.withheld)
                     .map_err(|wrong| unusable(provider, wrong.to_string()))?
             }
         };
@@ -105,7 +106,7 @@ impl Vault {
         let scope = scope_parameter(provider, &requested)?.map(|(_, scopes)| scopes).unwrap_or_default();
         let other = server.other_authentication(&client);
         let ask = Ask::ClientCredentials { scope: &scope };
-        let reply = self.first_tokens(provider, &server.endpoints, &mut client, other, &ask, &[]).await?;
+        let reply = self.first_tokens(provider, &server.endpoints, &mut client, other, &ask).await?;
         let account = Some(client.id.clone());
         let kind = GrantKind::ClientCredentials;
         let grant = Grant { kind, endpoints: server.endpoints, client, requested, tokens: None, unread: None };
@@ -121,7 +122,6 @@ impl Vault {
         client: &mut Client,
         other: Option<ClientAuthentication>,
         ask: &Ask<'_>,
-        sent: &[&Secret],
     ) -> Result<Reply, ConnectionError> {
         let mut ways = [Some(client.authentication), other].into_iter().flatten().peekable();
         while let Some(way) = ways.next() {
@@ -131,10 +131,9 @@ impl Vault {
             let fetched = fetch(&*self.wire, request)
                 .await
                 .map_err(|cause| ConnectionError::Unreachable { what: provider.title.clone(), cause })?;
-            let retry_after = fetched.retry_after();
+            let (retry_after, withheld) = (fetched.retry_after(), fetched.withheld.clone());
             let reply = fetched.into_reply(self.clock.now().wall);
-            let secrets: Vec<&Secret> = sent.iter().copied().chain(&client.secret).collect();
-            match token::read(provider, &reply, &secrets) {
+            match token::read(provider, &reply, &withheld) {
                 Ok(reply) => match reply.token_type.as_deref() {
                     // Such a token is worth nothing without a proof that we cannot give (RFC 6749 section 7.1).
                     Some(kind) if ["dpop", "mac", "pop"].contains(&kind.to_ascii_lowercase().as_str()) => {
@@ -163,10 +162,9 @@ impl Vault {
         let endpoint = endpoints.introspection.as_ref()?;
         // A public client may not introspect (RFC 7662 section 2.1).
         client.secret.as_ref()?;
-        let fields = [("token", access.expose_str()?), ("token_type_hint", "access_token")];
-        let request = form_request(Some(client), provider.token.basic_encoding, endpoint, &fields)?;
+        let request = about_token(Some(client), provider.token.basic_encoding, endpoint, access, "access_token")?;
         let fetched = fetch(&*self.wire, request).await.ok()?;
-        fetched.status.is_success().then(|| Document::read(fetched.body.expose()))
+        fetched.status.is_success().then(|| fetched.document())
     }
 
     /// Keeps a connection and then asks the provider for what its reply did not tell: which scopes were granted (by
@@ -202,7 +200,7 @@ impl Vault {
     async fn introspected_scopes(&self, provider: &Provider, opened: &Opened) -> Option<BTreeSet<String>> {
         let grant = opened.credential.grant()?;
         let told = self.introspect(provider, &grant.endpoints, &grant.client, &grant.tokens.as_ref()?.access).await?;
-        token::scopes(told.value("/scope")?, " ")
+        told.scopes("/scope", " ")
     }
 
     /// Whose account it is, where the provider tells.
@@ -212,7 +210,7 @@ impl Vault {
         let method = if provider.account.post { Method::POST } else { Method::GET };
         let request = Outgoing::new(method, endpoint.clone()).bearer(&grant.tokens.as_ref()?.access)?;
         let fetched = fetch(&*self.wire, request).await.ok().filter(|fetched| fetched.status.is_success())?;
-        let document = Document::read(fetched.body.expose());
+        let document = fetched.document();
         provider.account.name.iter().find_map(|pointer| document.name(pointer))
     }
 }
@@ -258,7 +256,9 @@ fn code(
 
 /// Why there was no consent (RFC 6749 section 4.1.2.1; OpenID Connect Core section 3.1.2.6).
 fn no_consent(provider: &Provider, error: &str, description: Option<&str>) -> ConnectionError {
-    let said = description.map(|text| token::printable(text, &[]));
+    // None of our secrets has gone the way of the browser.
+    let words = Withheld::default();
+    let said = description.map(|text| words.printable(text));
     let title = provider.title.clone();
     match error {
         "access_denied" => ConnectionError::Declined { provider: title, detail: said },
@@ -267,7 +267,7 @@ fn no_consent(provider: &Provider, error: &str, description: Option<&str>) -> Co
             ConnectionError::Declined { provider: title, detail }
         }
         error => {
-            let code = token::printable(error, &[]);
+            let code = words.printable(error);
             let message = said.map_or_else(|| code.clone(), |said| format!("{code}: {said}"));
             ConnectionError::Refused { provider: title, code, message, status: None, retry_after: None }
         }
@@ -277,7 +277,7 @@ fn no_consent(provider: &Provider, error: &str, description: Option<&str>) -> Co
 /// What came of a grant. Where neither the reply nor the access token tells which scopes were granted, those that were
 /// asked for are assumed, and marked so.
 fn made(provider: &Provider, mut grant: Grant, reply: Reply, account: Option<String>) -> Made {
-    let told = reply.scopes.or_else(|| claimed_scopes(provider, &reply.tokens.access));
+    let told = reply.scopes.or_else(|| claimed_scopes(provider, &reply.tokens.access, &reply.withheld));
     let expires_at = reply.tokens.expires_at;
     let assumed = told.is_none();
     let bare = |scope: &String| bare_scope(provider, scope).to_owned();
@@ -292,10 +292,10 @@ fn made(provider: &Provider, mut grant: Grant, reply: Reply, account: Option<Str
 
 /// The scopes that an access token itself tells, where it is a JSON Web Token (RFC 9068 section 2.2.3; `scp` is the
 /// spelling of some). It came over TLS from the server that made it.
-fn claimed_scopes(provider: &Provider, access: &Secret) -> Option<BTreeSet<String>> {
-    let claims = token::claims(access)?;
-    let told = claims.value("/scope").or_else(|| claims.value("/scp"))?;
-    token::scopes(told, &provider.scopes.separator)
+fn claimed_scopes(provider: &Provider, access: &Secret, withheld: &Arc<Withheld>) -> Option<BTreeSet<String>> {
+    let claims = token::claims(access, withheld)?;
+    let told = if claims.value("/scope").is_some() { "/scope" } else { "/scp" };
+    claims.scopes(told, &provider.scopes.separator)
 }
 
 fn invalid(what: &str) -> ConnectionError {
@@ -339,11 +339,12 @@ mod tests {
         let provider = catalogue.find("oidc").unwrap();
         let told = |claims: &str| {
             let token = Secret::from(format!("e30.{}.test", URL_SAFE_NO_PAD.encode(claims)));
-            claimed_scopes(provider, &token).map(|scopes| scopes.into_iter().collect::<Vec<_>>().join(" "))
+            claimed_scopes(provider, &token, &Arc::default())
+                .map(|scopes| scopes.into_iter().collect::<Vec<_>>().join(" "))
         };
         assert_eq!(told(r#"{"scope":"b a"}"#).as_deref(), Some("a b"));
         assert_eq!(told(r#"{"scp":["a","b"]}"#).as_deref(), Some("a b"));
         assert_eq!(told(r#"{"sub":"x"}"#), None);
-        assert!(claimed_scopes(provider, &Secret::from("test-opaque".to_owned())).is_none());
+        assert!(claimed_scopes(provider, &Secret::from("test-opaque".to_owned()), &Arc::default()).is_none());
     }
 }

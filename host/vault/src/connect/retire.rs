@@ -10,11 +10,11 @@ use super::{ConnectionError, Opened, row::ATTEMPTS, unusable};
 use crate::{
     credential::{Grant, to_json},
     error::VaultError,
-    oauth::{Outgoing, basic, fetch, form_request},
+    oauth::{Outgoing, about_token, fetch},
     provider::{BasicEncoding, Provider, Revocation},
     refresh::Quiet,
     store::StoreError,
-    token::{self, Document},
+    token,
     vault::Vault,
 };
 
@@ -252,13 +252,8 @@ impl Vault {
         let unreachable = |cause| ConnectionError::Unreachable { what: provider.title.clone(), cause };
         let fetched = fetch(&*self.wire, request).await.map_err(unreachable)?;
         let (status, retry_after) = (fetched.status, fetched.retry_after());
-        let document = Document::read(fetched.body.expose());
-        let sent: Vec<_> = [grant.refresh_token(), grant.tokens.as_ref().map(|tokens| &tokens.access)]
-            .into_iter()
-            .chain([grant.client.secret.as_ref()])
-            .flatten()
-            .collect();
-        let refusal = token::refusal(provider, status.as_u16(), &document, &sent);
+        let document = fetched.document();
+        let refusal = token::refusal(provider, status.as_u16(), &document);
         match revocation {
             Revocation::Slack { .. } if status.is_success() && document.is_true("/ok") => {
                 return match document.is_true("/revoked") {
@@ -312,21 +307,20 @@ fn revocation_request(provider: &Provider, revocation: &Revocation, grant: &Gran
             }
             let body = to_json(&Body { access_token: tokens.access.expose_str()? }).ok()?;
             let url = below(api, &["applications", &grant.client.id, "token"])?;
-            let header = basic(BasicEncoding::Raw, &grant.client.id, grant.client.secret.as_ref()?)?;
-            Outgoing::new(Method::DELETE, url).body("application/json", body).authorized(&header)
+            let request = Outgoing::new(Method::DELETE, url).body("application/json", body, [&tokens.access]);
+            request.client(&grant.client, BasicEncoding::Raw)
         }
         Revocation::Slack { endpoint } => Outgoing::new(Method::POST, endpoint.clone())
             .bearer(&tokens.access)
-            .map(|request| request.body("application/x-www-form-urlencoded", Zeroizing::default())),
+            .map(|request| request.body("application/x-www-form-urlencoded", Zeroizing::default(), [])),
         Revocation::Rfc7009 { endpoint, authenticated, .. } => {
             // The refresh token takes its access tokens with it (RFC 7009 section 2.1).
             let (token, hint) = match &tokens.refresh {
                 Some(refresh) => (refresh, "refresh_token"),
                 None => (&tokens.access, "access_token"),
             };
-            let fields = [("token", token.expose_str()?), ("token_type_hint", hint)];
             let client = authenticated.then_some(&grant.client);
-            form_request(client, provider.token.basic_encoding, endpoint, &fields)
+            about_token(client, provider.token.basic_encoding, endpoint, token, hint)
         }
     }
 }

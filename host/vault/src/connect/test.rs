@@ -9,11 +9,11 @@ use super::{ConnectionError, Opened};
 use crate::{
     credential::{Credential, Live, Material},
     error::VaultError,
-    oauth::{Fetched, Outgoing, basic, fetch},
+    oauth::{Fetched, Outgoing, fetch},
     provider::{BasicEncoding, ConnectionMethod, Provider},
     refresh::host_of,
     store::StoreError,
-    token::{self, Document},
+    token,
     vault::Vault,
 };
 
@@ -136,7 +136,7 @@ impl Vault {
         if let (Some(grant), Material::Token(token)) = (grant, &live.material)
             && let Some(told) = self.introspect(provider, &grant.endpoints, &grant.client, token).await
         {
-            let scopes = told.value("/scope").and_then(|scopes| token::scopes(scopes, " "));
+            let scopes = told.scopes("/scope", " ");
             return Ok(match told.flag("/active") {
                 Some(true) => Answer::Works { account: told.name("/username"), scopes },
                 Some(false) => Answer::Refused("the token is not active".to_owned()),
@@ -154,8 +154,9 @@ fn probe(provider: &Provider, url: &Url, material: &Material, method: &str) -> O
         // Where a key goes, the connector's manifest says, not the provider.
         Material::Token(_) if method == ConnectionMethod::ApiKey.as_str() => None,
         Material::Token(token) => request.bearer(token),
-        Material::Basic { username, password, .. } => {
-            request.authorized(&basic(BasicEncoding::Raw, username.expose_str()?, password)?)
+        Material::Basic { username, password, secret } => {
+            let secrets = secret.parts(username, password);
+            request.basic(BasicEncoding::Raw, username.expose_str()?, password, secrets)
         }
     }
 }
@@ -164,7 +165,7 @@ fn probe(provider: &Provider, url: &Url, material: &Material, method: &str) -> O
 /// grant that is refused is not used again until somebody connects it.
 fn judge(provider: &Provider, fetched: &Fetched) -> Answer {
     let status = fetched.status;
-    let Some(document) = Document::json(fetched.body.expose()) else {
+    let Some(document) = fetched.json() else {
         let said = format!("it answered with HTTP status {} and no JSON", status.as_u16());
         return if status == StatusCode::UNAUTHORIZED { Answer::Refused(said) } else { Answer::Unknown(said) };
     };
@@ -173,12 +174,12 @@ fn judge(provider: &Provider, fetched: &Fetched) -> Answer {
         let listed = provider.account.scopes_header.as_ref().and_then(|name| fetched.headers.get(name)?.to_str().ok());
         let scopes = listed.and_then(|listed| {
             let spaced = listed.replace(", ", " ");
-            token::told_scopes(provider, &serde_json::Value::String(spaced))
+            token::told_scopes(provider, &serde_json::Value::String(spaced), &fetched.withheld)
         });
         let account = provider.account.name.iter().find_map(|pointer| document.name(pointer));
         return Answer::Works { account, scopes };
     }
-    let refusal = token::refusal(provider, status.as_u16(), &document, &[]);
+    let refusal = token::refusal(provider, status.as_u16(), &document);
     let says_no = status.is_success() && flag == Some(Some(false)) && refusal.ends_token();
     match status == StatusCode::UNAUTHORIZED || says_no {
         true => Answer::Refused(refusal.message),
@@ -215,9 +216,12 @@ mod tests {
             ("github", 401, "", "refused"),
             ("github", 403, r#"{"message":"rate limit"}"#, "unknown"),
         ] {
-            let body_secret = Secret::from(body.to_owned());
-            let fetched =
-                Fetched { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body: body_secret };
+            let fetched = Fetched {
+                status: StatusCode::from_u16(status).unwrap(),
+                headers: HeaderMap::new(),
+                body: Secret::from(body.to_owned()),
+                withheld: Default::default(),
+            };
             let found = match judge(catalogue.find(provider).unwrap(), &fetched) {
                 Answer::Works { .. } => "works",
                 Answer::Refused(_) => "refused",

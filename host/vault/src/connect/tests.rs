@@ -2,9 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use http::Method;
 use keyward_model::{ConnectionFacts, ConnectionState, Principal};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
@@ -12,7 +16,7 @@ use url::Url;
 
 use super::*;
 use crate::{
-    oauth::fake::{Fault, ISSUER, REDIRECT, World, new_connection},
+    oauth::fake::{CLIENT_SECRET, Fault, ISSUER, Quote, REDIRECT, World, new_connection},
     store::StoreError,
 };
 
@@ -200,7 +204,7 @@ async fn refusal_of_the_exchange_is_told_without_the_reply() {
         (
             400,
             json!({"error": "invalid_grant", "error_description": "test-code used"}),
-            "invalid_grant: [removed] used",
+            "invalid_grant: [redacted] used",
         ),
         (200, json!({"error": "bad_verification_code"}), "bad_verification_code"),
         (200, json!({"test-at-1": "test-at-1"}), "it answered with HTTP status 200"),
@@ -213,6 +217,74 @@ async fn refusal_of_the_exchange_is_told_without_the_reply() {
         let error = failure(world.vault.finish_authorization(&query).await);
         assert_eq!(error.to_string(), format!("OpenID Connect refused: {expected}"));
         assert!(world.vault.connections(&Default::default()).await.unwrap().is_empty());
+    }
+}
+
+/// What a server may quote of a request.
+const QUOTES: [Quote; 7] = [
+    |seen| seen.authorization.clone().unwrap_or_default(),
+    |seen| {
+        let header = seen.authorization.as_deref().and_then(|header| header.strip_prefix("Basic "));
+        String::from_utf8(STANDARD.decode(header.unwrap_or_default()).unwrap()).unwrap()
+    },
+    |seen| seen.body.clone(),
+    |seen| utf8_percent_encode(&seen.body, NON_ALPHANUMERIC).to_string(),
+    |seen| seen.form.values().rev().cloned().collect::<Vec<_>>().join(" "),
+    |seen| seen.form.values().rev().map(|value| STANDARD.encode(value)).collect::<Vec<_>>().join(" "),
+    |seen| seen.form.values().rev().map(hex::encode).collect::<Vec<_>>().join("\u{1}"),
+];
+
+/// Whether a text holds one of the secrets of the fake server's connections, in one of the encodings of [`QUOTES`].
+fn leaks(text: &str) -> bool {
+    let pair = STANDARD.encode("test-client:test%20client%2Fsecret");
+    let secrets = ["test-at-", "test-rt-", "test-code", CLIENT_SECRET];
+    let encode = |secret: &str| utf8_percent_encode(secret, NON_ALPHANUMERIC).to_string();
+    let spelled = secrets.iter().flat_map(|secret| {
+        let once = encode(secret);
+        [
+            (*secret).to_owned(),
+            encode(&once),
+            once,
+            secret.replace(' ', "+").replace('/', "%2F"),
+            STANDARD.encode(secret).trim_end_matches('=').to_owned(),
+            hex::encode(secret),
+        ]
+    });
+    spelled.chain([pair, "test%20client".to_owned()]).any(|secret| text.contains(&secret))
+}
+
+#[tokio::test]
+async fn quoted_request_shows_no_secret_wherever_it_is_told() {
+    for quote in QUOTES {
+        let world = World::new().await;
+        let quotes = |path| world.server.state().quotes = Some((path, quote));
+
+        let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+        let query = world.server.consent(&start.url);
+        quotes("/token");
+        let error = world.vault.finish_authorization(&query).await.unwrap_err();
+        assert!(!leaks(&format!("{error} {error:?}")), "{error}");
+
+        world.server.state().quotes = None;
+        let facts = world.connect().await;
+        quotes("/token");
+        world.server.clock.advance(3600);
+        let error = world.vault.credential_for(&facts.tenant, &facts.id).await.err().unwrap();
+        assert!(!leaks(&format!("{error} {error:?}")), "{error}");
+        let state = world.facts(&facts).await.state;
+        assert!(matches!(&state, ConnectionState::ClientRefused(_)) && !leaks(&format!("{state:?}")), "{state:?}");
+
+        world.server.clock.advance(60);
+        quotes("/revoke");
+        let report = revoke(&world, &facts).await;
+        assert!(!report.revoked && !leaks(&format!("{report:?}")), "{report:?}");
+
+        quotes("/me");
+        let report = world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+        assert_eq!(report.outcome, TestOutcome::Refused);
+        assert!(!leaks(&format!("{report:?}")), "{report:?}");
+        let error = world.vault.credential_for(&facts.tenant, &facts.id).await.err().unwrap();
+        assert!(!leaks(&format!("{error} {error:?}")), "{error}");
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
 
 pub(crate) const ISSUER: &str = "https://as.example";
 pub(crate) const REDIRECT: &str = "http://127.0.0.1:4001/callback";
-const CLIENT_SECRET: &str = "test client/secret";
+pub(crate) const CLIENT_SECRET: &str = "test client/secret";
 
 /// A request that the server saw.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,8 +83,13 @@ pub(crate) struct State {
     pub(crate) revocation: Option<(u16, Value)>,
     /// What is answered to an introspection in place of what is true.
     pub(crate) introspection: Option<(u16, Value)>,
+    /// The path that answers every request with an error that quotes it, and how.
+    pub(crate) quotes: Option<(&'static str, Quote)>,
     asked: BTreeMap<String, String>,
 }
+
+/// What an answer quotes of a request.
+pub(crate) type Quote = fn(&Seen) -> String;
 
 /// The server, and the time.
 pub(crate) struct FakeServer {
@@ -217,6 +222,7 @@ impl FakeServer {
             refuses_access: false,
             revocation: None,
             introspection: None,
+            quotes: None,
             asked: BTreeMap::new(),
         };
         Self { state: Mutex::new(state), clock: FakeClock::new() }
@@ -297,6 +303,9 @@ impl FakeServer {
     fn answer(&self, seen: &Seen) -> (u16, Value) {
         let path = Url::parse(&seen.url).unwrap().path().to_owned();
         let bearer = format!("Bearer test-at-{}", self.state().generation);
+        if let Some((_, quote)) = self.state().quotes.filter(|(quoting, _)| *quoting == path) {
+            return (401, json!({"error": "access_denied", "error_description": quote(seen)}));
+        }
         match path.as_str() {
             "/.well-known/openid-configuration" => {
                 let mut metadata = json!({

@@ -1,6 +1,6 @@
 //! Token requests, and other form requests at which the client proves itself.
 
-use std::{borrow::Cow, cell::RefCell};
+use std::{borrow::Cow, cell::RefCell, iter, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::Method;
@@ -8,7 +8,7 @@ use oauth2::{
     AuthType, AuthorizationCode, ClientId, ClientSecret, HttpRequest, HttpResponse, PkceCodeVerifier, RedirectUrl,
     RefreshToken, TokenUrl, basic::BasicClient,
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
@@ -32,15 +32,27 @@ pub(crate) enum Ask<'a> {
     ClientCredentials { scope: &'a str },
 }
 
+impl<'a> Ask<'a> {
+    /// The secrets in it.
+    fn secrets(&self) -> impl Iterator<Item = &'a Secret> {
+        let (first, second) = match self {
+            Self::Code { code, verifier, .. } => (Some(*code), *verifier),
+            Self::Refresh(token) => (Some(*token), None),
+            Self::ClientCredentials { .. } => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 /// A request to the token endpoint.
 pub(crate) fn token_request(client: &Client, rules: &TokenRules, endpoint: &Url, ask: &Ask<'_>) -> Option<Outgoing> {
     let request = taken(client, endpoint, ask)?;
-    let mut outgoing = Outgoing::new(Method::POST, endpoint.clone()).body(FORM, Zeroizing::new(request.into_body()));
-    if client.authentication == ClientAuthentication::ClientSecretBasic {
-        let secret = client.secret.as_ref()?;
-        outgoing = outgoing.authorized(&basic(rules.basic_encoding, &client.id, secret)?)?;
+    let (body, secrets) = (Zeroizing::new(request.into_body()), ask.secrets().chain(&client.secret));
+    let outgoing = Outgoing::new(Method::POST, endpoint.clone()).body(FORM, body, secrets);
+    match client.authentication {
+        ClientAuthentication::ClientSecretBasic => outgoing.client(client, rules.basic_encoding),
+        ClientAuthentication::ClientSecretPost | ClientAuthentication::None => Some(outgoing),
     }
-    Some(outgoing)
 }
 
 /// The request as `oauth2` makes it. Its header for HTTP Basic is not used: it writes a space as `+`, which some
@@ -90,23 +102,22 @@ fn taken(client: &Client, endpoint: &Url, ask: &Ask<'_>) -> Option<HttpRequest> 
 #[error("the request was taken, not sent")]
 struct Taken;
 
-/// A form request at which the client proves itself (RFC 7009 section 2.1, RFC 7662 section 2.1); without a client,
-/// the form alone. `None` where a secret is not text.
-pub(crate) fn form_request(
+/// A form request about a token, at which the client proves itself (RFC 7009 section 2.1, RFC 7662 section 2.1); without
+/// a client, the form alone. `None` where a secret is not text.
+pub(crate) fn about_token(
     client: Option<&Client>,
     encoding: BasicEncoding,
     endpoint: &Url,
-    fields: &[(&str, &str)],
+    token: &Secret,
+    hint: &str,
 ) -> Option<Outgoing> {
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.extend_pairs(fields);
-    let mut header = None;
+    form.append_pair("token", token.expose_str()?).append_pair("token_type_hint", hint);
+    let mut by_header = None;
     match client {
         None => {}
         Some(client) => match client.authentication {
-            ClientAuthentication::ClientSecretBasic => {
-                header = Some(basic(encoding, &client.id, client.secret.as_ref()?)?);
-            }
+            ClientAuthentication::ClientSecretBasic => by_header = Some(client),
             ClientAuthentication::ClientSecretPost => {
                 form.append_pair("client_id", &client.id);
                 form.append_pair("client_secret", client.secret.as_ref()?.expose_str()?);
@@ -117,25 +128,55 @@ pub(crate) fn form_request(
         },
     }
     let body = Zeroizing::new(form.finish().into_bytes());
-    let request = Outgoing::new(Method::POST, endpoint.clone()).body(FORM, body);
-    match header {
-        Some(header) => request.authorized(&header),
+    let secrets = iter::once(token).chain(client.and_then(|client| client.secret.as_ref()));
+    let request = Outgoing::new(Method::POST, endpoint.clone()).body(FORM, body, secrets);
+    match by_header {
+        Some(client) => request.client(client, encoding),
         None => Some(request),
     }
 }
 
-/// `Basic` and the encoded pair (RFC 7617; RFC 6749 section 2.3.1).
-pub(crate) fn basic(encoding: BasicEncoding, user: &str, password: &Secret) -> Option<Zeroizing<String>> {
-    // What `application/x-www-form-urlencoded` leaves as it is; the space becomes `%20`, which every decoder takes.
-    const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
-    let pair = Zeroizing::new(match encoding {
-        BasicEncoding::Rfc6749 => {
-            let encode = |text| Zeroizing::new(utf8_percent_encode(text, ENCODED).to_string());
-            format!("{}:{}", *encode(user), *encode(password.expose_str()?))
-        }
-        BasicEncoding::Raw => format!("{user}:{}", password.expose_str()?),
-    });
-    Some(Zeroizing::new(format!("Basic {}", *Zeroizing::new(STANDARD.encode(pair.as_bytes())))))
+/// What `application/x-www-form-urlencoded` leaves as it is; the space becomes `%20`, which every decoder takes.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'*');
+
+/// How a secret stands in a request: as it is, and as a form and a header for HTTP Basic encode it.
+pub(super) fn spellings(secret: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let in_form: String = form_urlencoded::byte_serialize(secret).collect();
+    let in_header = percent_encode(secret, ENCODED).to_string();
+    let mut all: Vec<_> = [secret.to_vec(), in_header.into_bytes(), in_form.into_bytes()].map(Zeroizing::new).into();
+    all.dedup();
+    all
+}
+
+impl Outgoing {
+    /// The same with the client's id and secret in the header (RFC 6749 section 2.3.1).
+    pub(crate) fn client(self, client: &Client, encoding: BasicEncoding) -> Option<Self> {
+        let secret = client.secret.as_ref()?;
+        self.basic(encoding, &client.id, secret, [secret])
+    }
+
+    /// The same with a user name and a password (RFC 7617), of which `secrets` are secret.
+    pub(crate) fn basic<'a>(
+        self,
+        encoding: BasicEncoding,
+        user: &str,
+        password: &Secret,
+        secrets: impl IntoIterator<Item = &'a Secret>,
+    ) -> Option<Self> {
+        let pair = Zeroizing::new(match encoding {
+            BasicEncoding::Rfc6749 => {
+                let encode = |text| Zeroizing::new(utf8_percent_encode(text, ENCODED).to_string());
+                format!("{}:{}", *encode(user), *encode(password.expose_str()?))
+            }
+            BasicEncoding::Raw => format!("{user}:{}", password.expose_str()?),
+        });
+        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+        let value = Zeroizing::new(format!("Basic {}", *encoded));
+        let mut request = self.withholding(secrets).authorized(&value)?;
+        let rendered = [pair, encoded].map(|text| Arc::new(Zeroizing::new(text.as_bytes().to_vec())));
+        request.secrets.extend(rendered);
+        Some(request)
+    }
 }
 
 #[cfg(test)]
@@ -184,13 +225,15 @@ mod tests {
             assert_eq!(form, pairs(&[&grant[..], &expected_form].concat()));
 
             let request =
-                form_request(Some(&client), rules.basic_encoding, &endpoint, &[("token", "test-rt")]).unwrap();
+                about_token(Some(&client), rules.basic_encoding, &endpoint, &refresh, "refresh_token").unwrap();
             let (header, form) = parts(&request);
             assert_eq!(header.as_deref(), expected_header);
-            assert_eq!(form, pairs(&[&[("token", "test-rt")][..], &expected_form].concat()));
+            let token = [("token", "test-rt"), ("token_type_hint", "refresh_token")];
+            assert_eq!(form, pairs(&[&token[..], &expected_form].concat()));
         }
-        let raw = basic(BasicEncoding::Raw, "id/1", client(ClientAuthentication::None).secret.as_ref().unwrap());
-        assert_eq!(STANDARD.decode(raw.unwrap().strip_prefix("Basic ").unwrap()).unwrap(), "id/1:test %+:ä".as_bytes());
+        let client = client(ClientAuthentication::ClientSecretBasic);
+        let raw = Outgoing::new(Method::POST, endpoint).client(&client, BasicEncoding::Raw).unwrap();
+        assert_eq!(parts(&raw).0.as_deref(), Some("id/1:test %+:ä"));
     }
 
     #[test]

@@ -222,8 +222,9 @@ impl Vault {
     fn take_in(&self, opened: &mut Opened, reply: &RawReply) -> Result<Result<(), Refusal>, VaultError> {
         let provider = self.provider(&opened.row.facts.provider)?;
         let Some(grant) = opened.credential.grant_mut() else { return Ok(Ok(())) };
-        let sent: Vec<&Secret> = [grant.refresh_token(), grant.client.secret.as_ref()].into_iter().flatten().collect();
-        let reply = match token::read(provider, reply, &sent) {
+        // A reply that a crash left unread has lost its request; the next would be the same.
+        let withheld = refresh_request(provider, grant).map(|mut request| request.withheld()).unwrap_or_default();
+        let reply = match token::read(provider, reply, &withheld) {
             Ok(reply) => reply,
             Err(refusal) => return Ok(Err(refusal)),
         };

@@ -4,11 +4,13 @@
 //! section 3.1.3.7, rule 6). Its claims are, so that a token that was meant for another client or another
 //! authorization is noticed.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::Document;
+use super::{Document, Withheld};
 use crate::{oauth::same_issuer, provider::Provider, secret::Secret};
 
 /// What the claims of an ID token must say.
@@ -29,14 +31,14 @@ pub(crate) struct IdentityError(pub(crate) &'static str);
 const SKEW: i64 = 300;
 
 /// The claims of a JSON Web Token whose signature is not checked; `None` where it is none (opaque, encrypted).
-pub(crate) fn claims(token: &Secret) -> Option<Document> {
+pub(crate) fn claims(token: &Secret, withheld: &Arc<Withheld>) -> Option<Document> {
     let mut parts = token.expose_str()?.split('.');
     let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
     if parts.next().is_some() {
         return None;
     }
     let payload = zeroize::Zeroizing::new(URL_SAFE_NO_PAD.decode(payload).ok()?);
-    let document = Document::read(&payload);
+    let document = Document::read(&payload, withheld);
     document.value("")?.is_object().then_some(document)
 }
 
@@ -48,8 +50,9 @@ pub(crate) fn account_of(
     provider: &Provider,
     token: &Secret,
     expected: &Expected<'_>,
+    withheld: &Arc<Withheld>,
 ) -> Result<Option<String>, IdentityError> {
-    let claims = claims(token).ok_or(IdentityError("payload"))?;
+    let claims = claims(token, withheld).ok_or(IdentityError("payload"))?;
     let issuer = claims.text("/iss").ok_or(IdentityError("iss"))?;
     let known =
         |wanted: &str| same_issuer(issuer, wanted) || provider.issuer_aliases.iter().any(|alias| alias == issuer);
@@ -106,7 +109,8 @@ mod tests {
             now,
         };
         let catalogue = Catalogue::builtin();
-        let check = |claims: &Value| account_of(catalogue.find("google").unwrap(), &token(claims), &expected);
+        let check =
+            |claims: &Value| account_of(catalogue.find("google").unwrap(), &token(claims), &expected, &Arc::default());
         assert_eq!(check(&good), Ok(Some("a@example.com".to_owned())));
 
         for (claim, value, wrong) in [
@@ -135,7 +139,7 @@ mod tests {
     #[test]
     fn what_is_no_jwt_has_no_claims() {
         for text in ["", "test", "a.b", "a.b.c.d", "a.!!.c", "a.Mw.c", "a.b.c.d.e"] {
-            assert!(claims(&Secret::from(text.to_owned())).is_none(), "{text:?}");
+            assert!(claims(&Secret::from(text.to_owned()), &Arc::default()).is_none(), "{text:?}");
         }
     }
 }
