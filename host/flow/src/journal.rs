@@ -164,10 +164,10 @@ pub struct Loaded {
 pub trait Journal: Send + Sync {
     /// Records a new run in phase `pending`.
     async fn create(&self, run: &RunRecord) -> Result<(), JournalError>;
-    /// Takes a run up for `ttl`, an hour at most, and overtakes whoever had it where that lease has ended, or ends
-    /// in more than an hour and so was taken under a wrong clock.
+    /// Takes a run up for `ttl`, two minutes at most, and overtakes whoever had it where that lease has ended, or ends
+    /// in more than that and so was taken under a wrong clock.
     async fn claim(&self, tenant: &TenantId, run: &RunId, ttl: std::time::Duration) -> Result<Loaded, JournalError>;
-    /// Lengthens the lease to `ttl` from now, an hour at most.
+    /// Lengthens the lease to `ttl` from now, two minutes at most.
     async fn renew(&self, run: &RunId, lease: RunLease, ttl: std::time::Duration) -> Result<(), JournalError>;
     /// Appends; fails with [`JournalError::Fenced`] where the lease is not the newest.
     async fn append(&self, run: &RunId, lease: RunLease, append: Append<'_>) -> Result<(), JournalError>;

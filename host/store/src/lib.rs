@@ -64,9 +64,10 @@ impl Store {
     /// # Errors
     /// See [`OpenError`], which tells also what to do.
     pub async fn open(path: &Path) -> Result<Store, OpenError> {
-        let open::Pools { writer, readers, checkpoints } = open::pools(path).await?;
-        let (must_forget, audit) = (Arc::default(), Arc::default());
-        Ok(Store { path: path.into(), writer, readers, checkpoints, must_forget, audit })
+        let open::Pools { writer, readers, checkpoints, has_log } = open::pools(path).await?;
+        // Whoever wrote what is in the log may have removed something there, and be gone.
+        let must_forget = Arc::new(AtomicBool::new(has_log));
+        Ok(Store { path: path.into(), writer, readers, checkpoints, must_forget, audit: Arc::default() })
     }
 
     /// Waits for what is being written and closes the file. Other handles on the same store are closed too.
@@ -91,7 +92,8 @@ impl Store {
 
     /// Folds the write-ahead log into the file and empties it, so that a wrapped key that was just removed is not
     /// to be found there either. Where somebody reads or writes it cannot be done now: the removal itself is
-    /// durable, so nobody waits for that, and it is tried again after each commit and before the file is closed.
+    /// durable, so nobody waits for that, and it is tried again after each commit and before the file is closed, and by
+    /// whoever opens the file while the log is not empty.
     async fn forget_old_pages(&self) {
         self.must_forget.store(true, Ordering::Release);
         if !self.try_to_forget().await {

@@ -119,6 +119,8 @@ pub(crate) struct Pools {
     pub(crate) writer: SqlitePool,
     pub(crate) readers: SqlitePool,
     pub(crate) checkpoints: SqlitePool,
+    /// Whether others have left something in the write-ahead log.
+    pub(crate) has_log: bool,
 }
 
 /// Opens the connections to the database at `path`.
@@ -139,13 +141,14 @@ pub(crate) async fn pools(path: &Path) -> Result<Pools, OpenError> {
 }
 
 async fn open(path: &Path) -> Result<Pools, Failed> {
+    let has_log = fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
     let mut first = SqliteConnection::connect_with(&options(path)).await?;
     let schema = check(&mut first).await?;
     tighten(path)?;
     initialise(&mut first, schema).await?;
     // One connection is always open until the pools are, so that the write-ahead log is not folded back
     // into the file and made again.
-    let pools = connect(path).await?;
+    let pools = connect(path, has_log).await?;
     first.close().await?;
     Ok(pools)
 }
@@ -156,7 +159,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
     options.busy_timeout(PATIENCE).foreign_keys(true)
 }
 
-async fn connect(path: &Path) -> Result<Pools, sqlx::Error> {
+async fn connect(path: &Path, has_log: bool) -> Result<Pools, sqlx::Error> {
     let writing = options(path)
         .synchronous(SqliteSynchronous::Full)
         // What is deleted is overwritten: a credential that was removed is not to be found in the file.
@@ -174,7 +177,7 @@ async fn connect(path: &Path) -> Result<Pools, sqlx::Error> {
     let writer = pool().max_connections(1).connect_with(writing).await?;
     let readers = pool().max_connections(READERS).connect_with(reading).await?;
     let checkpoints = pool().max_connections(1).connect_with(checkpointing).await?;
-    Ok(Pools { writer, readers, checkpoints })
+    Ok(Pools { writer, readers, checkpoints, has_log })
 }
 
 /// Whether a connection that comes back to its pool may be used again.

@@ -16,17 +16,18 @@ macro_rules! now {
 }
 pub(crate) use now;
 
-/// The latest time at which a lease that was taken by now can end. A later one was taken while the clock was wrong,
-/// and waiting for its end could take years.
+/// The latest time at which a lease that was taken by now can end. A later one was taken before the clock was set back,
+/// and waiting for its end could take years. It is little more than the longest lease that anybody asks for, because a
+/// clock that was set back by less holds the lease of a killed process that much longer.
 macro_rules! latest {
     () => {
-        concat!("(", now!(), " + 3600000000)")
+        concat!("(", now!(), " + 120000000)")
     };
 }
 pub(crate) use latest;
 
 /// The longest lease, as [`latest`] has it.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// Microseconds since 1970; what is finer is cut.
 pub(crate) fn micros(at: OffsetDateTime) -> i64 {

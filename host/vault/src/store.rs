@@ -182,10 +182,10 @@ pub trait VaultStore: Send + Sync {
         audit: &AuditRecord,
     ) -> Result<(), StoreError>;
 
-    /// Takes the lease on a connection's refresh for `ttl`, an hour at most; `None` while another holds it, a conflict
+    /// Takes the lease on a connection's refresh for `ttl`, two minutes at most; `None` while another holds it, a conflict
     /// where there is no such connection.
     /// Time is the database's, so that the clocks of several hosts need not agree. A lease that ends in more than
-    /// an hour was taken under a wrong clock and counts as ended.
+    /// that was taken under a wrong clock and counts as ended.
     async fn lease_refresh(
         &self,
         tenant: &TenantId,

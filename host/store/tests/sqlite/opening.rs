@@ -288,6 +288,26 @@ async fn what_a_reader_has_kept_is_forgotten_when_the_store_is_closed() {
 }
 
 #[tokio::test]
+async fn what_a_process_that_is_gone_could_not_forget_is_forgotten_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = database(&folder);
+    let store = Store::open(&path).await.unwrap();
+    let row = canary(&store).await;
+    let mut reader = held(&path, "BEGIN; SELECT count(*) FROM connections").await;
+    let audit = record(&row.facts.tenant, "deleted");
+    store.delete_connection(&row.facts.tenant, &row.facts.id, 1, &audit).await.unwrap();
+    // It is not closed, and what it knows ends with it; the reader stays, so that no end of a connection empties the
+    // log by itself.
+    drop(store);
+    sqlx::raw_sql("COMMIT").execute(&mut reader).await.unwrap();
+
+    let next = Store::open(&path).await.unwrap();
+    assert!(is_found(&path), "nothing was written yet");
+    next.record(record(&row.facts.tenant, "written")).await.unwrap();
+    assert!(!is_found(&path));
+}
+
+#[tokio::test]
 async fn opening_and_reading_wait_for_no_writer() {
     let folder = tempfile::tempdir().unwrap();
     let path = database(&folder);

@@ -126,7 +126,7 @@ async fn child_appends() {
     let shared: RunId = std::env::var(RUN).unwrap().parse().unwrap();
     wait_for_start();
     store.create(&own).await.unwrap();
-    let own_lease = store.claim(&tenant, &own.id, Duration::from_secs(3600)).await.unwrap().lease;
+    let own_lease = store.claim(&tenant, &own.id, Duration::from_secs(120)).await.unwrap().lease;
     for number in 1..=APPENDS {
         append(&store, &own.id, own_lease, &entries(number..=number)).await.unwrap();
         let (lease, last) = claim(&store, &shared).await;
@@ -139,7 +139,7 @@ async fn child_appends() {
 /// Claims a run as soon as nobody else has it.
 async fn claim(store: &Store, run: &RunId) -> (RunLease, u64) {
     loop {
-        match store.claim(&tenant("default"), run, Duration::from_secs(3600)).await {
+        match store.claim(&tenant("default"), run, Duration::from_secs(120)).await {
             Ok(loaded) => return (loaded.lease, loaded.last_sequence),
             Err(JournalError::Leased { .. }) => tokio::task::yield_now().await,
             Err(error) => panic!("{error}"),
@@ -170,7 +170,7 @@ async fn a_killed_process_loses_nothing_that_it_was_told_is_written() {
         let last = history.len() as u64;
         assert_eq!(history, entries(1..=last), "without gaps");
         assert!(last == told || last == told + 1, "{told} were acknowledged, {last} are there");
-        let loaded = store.claim(&tenant("default"), &run.id, Duration::from_secs(3600)).await.unwrap();
+        let loaded = store.claim(&tenant("default"), &run.id, Duration::from_secs(120)).await.unwrap();
         assert_eq!((loaded.last_sequence, loaded.snapshot), (last, Some(json!({"last": last}))));
         append(&store, &run.id, loaded.lease, &entries(last + 1..=last + 1)).await.unwrap();
     }
@@ -250,7 +250,7 @@ async fn child_fills_the_disk() {
     with_keys(&store, &[&tenant]).await;
     let run = run(&tenant);
     store.create(&run).await.unwrap();
-    let lease = store.claim(&tenant, &run.id, Duration::from_secs(3600)).await.unwrap().lease;
+    let lease = store.claim(&tenant, &run.id, Duration::from_secs(120)).await.unwrap().lease;
     let large = |number| {
         let mut entries = entries(number..=number);
         entries[0].event = json!("x".repeat(20_000));
