@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
-    credential::{BasicSecret, Client, Credential},
+    credential::{BasicSecret, Client, Credential, Grant},
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     secret::Secret,
@@ -38,7 +38,7 @@ pub use error::ConnectionError;
 pub use retire::RevokeReport;
 pub use test::{TestOutcome, TestReport};
 
-pub(crate) use begin::{bare_scope, scope_parameter};
+pub(crate) use begin::scope_parameter;
 pub(crate) use row::Opened;
 
 /// What a new connection is to be, or, with `reconnect`, what an old one is to be from now on.
@@ -102,6 +102,13 @@ pub enum StaticCredential {
     },
     /// A token (RFC 6750).
     Bearer(Secret),
+}
+
+/// What is known of a connection that is made again.
+struct Existing {
+    facts: ConnectionFacts,
+    /// `None` where a secret was pasted or the credential cannot be opened.
+    grant: Option<Box<Grant>>,
 }
 
 impl Vault {
@@ -205,20 +212,30 @@ impl Vault {
 
     /// The connection to make again, where one is named; otherwise makes sure that the new name is free, so that
     /// nobody consents to something that cannot be kept.
-    async fn existing(&self, new: &NewConnection, provider: &Provider) -> Result<Option<Opened>, VaultError> {
+    async fn existing(&self, new: &NewConnection, provider: &Provider) -> Result<Option<Existing>, VaultError> {
         let Some(id) = &new.reconnect else {
             return match self.store.connection_id(&new.tenant, &new.name).await? {
                 Some(_) => Err(crate::store::StoreError::NameTaken(new.name.to_string()).into()),
                 None => Ok(None),
             };
         };
-        let opened = self.opened(&new.tenant, id).await?;
-        if opened.row.facts.provider != provider.id {
-            let facts = &opened.row.facts;
+        let existing = match self.opened(&new.tenant, id).await {
+            Ok(Opened { row, credential: Credential::Grant(grant) }) => {
+                Existing { facts: row.facts, grant: Some(grant) }
+            }
+            Ok(Opened { row, .. }) => Existing { facts: row.facts, grant: None },
+            // What it held is lost, and to be made again is what it needs.
+            Err(error) if error.is_unopenable() => {
+                Existing { facts: self.row(&new.tenant, id).await?.facts, grant: None }
+            }
+            Err(error) => return Err(error),
+        };
+        if existing.facts.provider != provider.id {
+            let facts = &existing.facts;
             let message = format!("the connection {} is one of {}, not of {}", facts.name, facts.provider, provider.id);
             return Err(unsuitable(&message, "make a new connection under another name"));
         }
-        Ok(Some(opened))
+        Ok(Some(existing))
     }
 }
 
@@ -240,24 +257,24 @@ fn fits(provider: &Provider, scope: &str) -> bool {
 fn wanted_scopes(
     provider: &Provider,
     given: &BTreeSet<String>,
-    existing: Option<&Opened>,
+    existing: Option<&Existing>,
 ) -> Result<BTreeSet<String>, ConnectionError> {
     if let Some(wrong) = given.iter().find(|scope| !fits(provider, scope)) {
         let message = format!("{wrong:?} is not a scope of {}", provider.title);
         return Err(ConnectionError::Unsuitable { message, hint: Some("give scopes one by one".to_owned()) });
     }
-    let mut wanted = given.clone();
-    let Some(Opened { row, credential }) = existing else { return Ok(wanted) };
+    let Some(Existing { facts, grant }) = existing else { return Ok(given.clone()) };
     let implications = provider.implications();
-    let requested = credential.grant().map(|grant| &grant.requested);
-    let known = requested.into_iter().flatten().map(|scope| bare_scope(provider, scope).to_owned()).collect();
-    let mut others = row.facts.granted_scopes.clone();
+    let requested = grant.as_ref().map(|grant| &grant.requested);
+    let known = requested.into_iter().flatten().map(|scope| provider.bare_scope(scope).to_owned()).collect();
+    let mut others = facts.granted_scopes.clone();
     others.retain(|scope| !implications.closure(&known).contains(scope) && fits(provider, scope));
-    // Replies tell scopes without the prefix that made them be asked for by their parameter.
-    let prefix = requested.into_iter().flatten().find_map(|scope| scope.strip_suffix(bare_scope(provider, scope)));
-    let prefix = prefix.unwrap_or_default();
+    // Replies, and the connectors that need scopes, tell them without the prefix that makes them be asked for by the
+    // parameter of the connection's one token.
+    let prefix = provider.scope_prefix(requested.into_iter().flatten().chain(given));
+    let mut wanted: BTreeSet<String> = given.union(&implications.without_included(others)).cloned().collect();
+    wanted = wanted.iter().map(|scope| format!("{prefix}{}", scope.strip_prefix(prefix).unwrap_or(scope))).collect();
     wanted.extend(requested.into_iter().flatten().cloned());
-    wanted.extend(implications.without_included(others).into_iter().map(|scope| format!("{prefix}{scope}")));
     Ok(wanted)
 }
 
@@ -265,7 +282,7 @@ fn wanted_scopes(
 /// one. A client belongs to the server where it is registered, and its secret goes to no other.
 fn client_of(
     given: ClientRegistration,
-    existing: Option<&Opened>,
+    existing: Option<&Existing>,
     provider: &Provider,
     server: &begin::Server,
 ) -> Result<Client, VaultError> {
@@ -277,7 +294,7 @@ fn client_of(
     let id = match id {
         Some(id) => id,
         None => {
-            let Some(grant) = existing.and_then(|opened| opened.credential.grant()) else {
+            let Some(grant) = existing.and_then(|existing| existing.grant.as_ref()) else {
                 return Err(unsuitable(
                     &format!("a client registration of {} is needed", provider.title),
                     "register an application at the provider and give its client id",

@@ -124,6 +124,11 @@ pub enum VaultError {
 }
 
 impl VaultError {
+    /// Whether a sealed value cannot be opened under the keys that there are.
+    pub(crate) fn is_unopenable(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::KeyDamaged { .. } | Self::KeyUnknown { .. })
+    }
+
     /// What the operator can do about it.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -144,12 +149,12 @@ impl VaultError {
             Self::KeyVariable { .. } => "set it to 32 random bytes in base64: `openssl rand -base64 32`",
             Self::WeakDerivation { .. } => "the record was altered; restore it from a backup",
             Self::Newer { .. } => "use the version of Keyward that wrote it, or a newer one",
-            Self::Damaged { .. } => "restore the database from a backup, or delete the connection and connect again",
+            Self::Damaged { .. } => "restore the database from a backup, or connect again",
             Self::KeyDamaged { .. } => {
-                "restore the database from a backup; without one, run `keyward vault rotate`, delete the connections \
-                 that it names, and rotate again"
+                "restore the database from a backup; without one, run `keyward vault rotate`, connect what it names \
+                 again, and rotate again; where no other key opens, begin anew with another --data-dir"
             }
-            Self::KeyUnknown { .. } => "restore the database from a backup that has the key",
+            Self::KeyUnknown { .. } => "restore the database from a backup that has the key, or connect again",
             Self::TenantUnknown(_) => "`keyward vault status` lists the tenants that have keys",
             Self::Contended { .. } => "try again when the other processes are done",
             Self::Connection(error) => return error.hint(),

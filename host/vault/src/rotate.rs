@@ -112,7 +112,7 @@ impl Vault {
             let place = Place::of_credential(&row.facts, &object_id);
             let opened = match self.keyring.open_fresh(&*self.store, &place, &row.sealed).await {
                 Ok(opened) => opened,
-                Err(VaultError::Damaged { .. } | VaultError::KeyDamaged { .. } | VaultError::KeyUnknown { .. }) => {
+                Err(error) if error.is_unopenable() => {
                     // Another rotation may have sealed it again and removed the old key since the row was read.
                     let now = self.store.connection(tenant, id).await?;
                     if now.is_some_and(|now| now.facts.row_version == seen) {

@@ -49,6 +49,8 @@ pub(crate) struct Tables {
     pub(crate) before_update: Option<Interference>,
     /// The same before the next write to the vault's keys.
     pub(crate) before_keys: Option<Interference>,
+    /// The same after the next authorization was taken.
+    pub(crate) after_take: Option<Interference>,
 }
 
 impl MemoryStore {
@@ -304,7 +306,11 @@ impl VaultStore for MemoryStore {
     async fn take_pending(&self, state_hash: &[u8; 32]) -> Result<Option<PendingAuthorization>, StoreError> {
         let mut tables = self.tables();
         let at = tables.pending.iter().position(|pending| pending.state_hash == *state_hash);
-        Ok(at.map(|at| tables.pending.remove(at)))
+        let taken = at.map(|at| tables.pending.remove(at));
+        if let Some(act) = tables.after_take.take() {
+            act(&mut tables);
+        }
+        Ok(taken)
     }
 }
 

@@ -9,12 +9,12 @@ use time::{Duration, OffsetDateTime};
 use url::{Host, Url};
 
 use super::{
-    ConnectionError, NewConnection, Opened, client_of,
+    ConnectionError, Existing, NewConnection, client_of,
     row::{ATTEMPTS, Identity},
     unsuitable, wanted_scopes,
 };
 use crate::{
-    credential::{Client, Credential, Endpoints, optional_text, to_json},
+    credential::{Client, Endpoints, optional_text, to_json},
     error::VaultError,
     oauth::discover,
     provider::{ClientAuthentication, ConnectionMethod, Provider, Revocation},
@@ -52,6 +52,10 @@ pub(super) struct Pending {
     pub(super) client: Client,
     pub(super) other_authentication: Option<ClientAuthentication>,
     pub(super) requested: BTreeSet<String>,
+    /// When it can no longer be finished. The row tells it too, for clearing up, and whoever can write to the database
+    /// could change it there.
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) expires_at: OffsetDateTime,
 }
 
 impl fmt::Debug for AuthorizationStart {
@@ -153,6 +157,7 @@ impl Vault {
             server: server.endpoints,
             client,
             requested,
+            expires_at,
         };
         let id = hex::encode(state_hash);
         let (place, json) = (Pending::place(&tenant, &id), to_json(&pending)?);
@@ -175,7 +180,7 @@ impl Vault {
         &self,
         provider: &Provider,
         issuer: Option<&Url>,
-        existing: Option<&Opened>,
+        existing: Option<&Existing>,
     ) -> Result<Server, VaultError> {
         let (rules, revocation, offline) = (&provider.token, provider.revocation.clone(), &provider.scopes.offline);
         if issuer.is_some() && !provider.issuer_from_connection {
@@ -198,10 +203,8 @@ impl Vault {
                 negotiable: rules.client_authentication.is_none(),
             });
         }
-        let before = match existing.map(|opened| &opened.credential) {
-            Some(Credential::Grant(grant)) => grant.endpoints.issuer.as_ref().and_then(|text| Url::parse(text).ok()),
-            _ => None,
-        };
+        let before = existing.and_then(|existing| existing.grant.as_ref()?.endpoints.issuer.as_ref());
+        let before = before.and_then(|text| Url::parse(text).ok());
         let Some(issuer) = issuer.cloned().or(before).or_else(|| provider.issuer.clone()) else {
             let message = format!("{} needs to know the issuer", provider.title);
             return Err(unsuitable(&message, "give the issuer's URL"));
@@ -281,7 +284,7 @@ pub(crate) fn scope_parameter<'a>(
     let mut chosen: Option<(&str, Vec<&str>)> = None;
     for scope in requested {
         let parameters = &provider.scopes.parameters;
-        let Some((name, bare)) = taker(provider, scope) else {
+        let Some((name, bare)) = provider.taker(scope) else {
             let message = format!("{} takes no scope like {scope:?}", provider.title);
             return Err(ConnectionError::Unsuitable { message, hint: None });
         };
@@ -304,15 +307,23 @@ pub(crate) fn scope_parameter<'a>(
     Ok(chosen.map(|(name, scopes)| (name, scopes.join(&provider.scopes.separator))))
 }
 
-/// The parameter that takes a scope, and the scope without the prefix.
-fn taker<'p, 's>(provider: &'p Provider, scope: &'s str) -> Option<(&'p str, &'s str)> {
-    let parameters = &provider.scopes.parameters;
-    parameters.iter().find_map(|taker| Some((taker.name.as_str(), scope.strip_prefix(taker.prefix.as_str())?)))
-}
+impl Provider {
+    /// The parameter that takes a scope, and the scope without the prefix.
+    fn taker<'s>(&self, scope: &'s str) -> Option<(&str, &'s str)> {
+        let parameters = &self.scopes.parameters;
+        parameters.iter().find_map(|taker| Some((taker.name.as_str(), scope.strip_prefix(taker.prefix.as_str())?)))
+    }
 
-/// A scope as replies tell it: without the prefix that chooses a parameter.
-pub(crate) fn bare_scope<'s>(provider: &Provider, scope: &'s str) -> &'s str {
-    taker(provider, scope).map_or(scope, |(_, bare)| bare)
+    /// A scope as replies tell it and connectors name it: without the prefix that chooses a parameter.
+    pub fn bare_scope<'s>(&self, scope: &'s str) -> &'s str {
+        self.taker(scope).map_or(scope, |(_, bare)| bare)
+    }
+
+    /// The prefix that the first of `scopes` that has one begins with.
+    pub fn scope_prefix<'s>(&self, scopes: impl IntoIterator<Item = &'s String>) -> &'s str {
+        let prefix = |scope: &'s String| scope.strip_suffix(self.bare_scope(scope)).filter(|prefix| !prefix.is_empty());
+        scopes.into_iter().find_map(prefix).unwrap_or_default()
+    }
 }
 
 /// A redirect goes to https, or to this machine (RFC 8252 section 7.3), and has no fragment (RFC 6749 section 3.1.2).

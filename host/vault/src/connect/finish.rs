@@ -12,7 +12,7 @@ use tracing::Instrument;
 use url::form_urlencoded;
 
 use super::{
-    Connected, ConnectionError, NewConnection, Opened, bare_scope,
+    Connected, ConnectionError, NewConnection, Opened,
     begin::{Pending, scope_parameter},
     client_of,
     row::{Identity, Made},
@@ -47,12 +47,15 @@ impl Vault {
         let parameters = parameters(query)?;
         let state = parameters.get("state").ok_or_else(|| invalid("it has no state"))?;
         let state_hash: [u8; 32] = Sha256::digest(state.as_bytes()).into();
-        let taken = self.store.take_pending(&state_hash).await?;
-        let taken = taken.filter(|pending| pending.expires_at > self.clock.now().wall);
-        let row = taken.ok_or(ConnectionError::RedirectUnknown)?;
+        // It may rest under a key that another process has made, and that a rotation removes as soon as it is taken.
+        self.keyring.reload(&*self.store).await?;
+        let row = self.store.take_pending(&state_hash).await?.ok_or(ConnectionError::RedirectUnknown)?;
         let id = hex::encode(state_hash);
         let json = self.keyring.open_fresh(&*self.store, &Pending::place(&row.tenant, &id), &row.sealed).await?;
         let pending: Pending = from_json(&json, || format!("the authorization {id}"))?;
+        if pending.expires_at <= self.clock.now().wall {
+            return Err(ConnectionError::RedirectUnknown.into());
+        }
         let provider = self.provider(&pending.provider)?;
 
         let code = code(provider, &pending, &parameters)?;
@@ -280,7 +283,7 @@ fn made(provider: &Provider, mut grant: Grant, reply: Reply, account: Option<Str
     let told = reply.scopes.or_else(|| claimed_scopes(provider, &reply.tokens.access, &reply.withheld));
     let expires_at = reply.tokens.expires_at;
     let assumed = told.is_none();
-    let bare = |scope: &String| bare_scope(provider, scope).to_owned();
+    let bare = |scope: &String| provider.bare_scope(scope).to_owned();
     let granted = told.unwrap_or_else(|| grant.requested.iter().map(bare).collect());
     let method = match grant.kind {
         GrantKind::AuthorizationCode => ConnectionMethod::Oauth2,

@@ -14,16 +14,16 @@ use crate::{
     provider::{BasicEncoding, Provider, Revocation},
     refresh::Quiet,
     store::StoreError,
-    token,
+    token::{self, Document},
     vault::Vault,
 };
 
 /// What became of the credential at the provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokeReport {
-    /// Whether the provider says that it is dead.
+    /// Whether the provider says that it is dead: no new token can be had with it.
     pub revoked: bool,
-    /// Why not.
+    /// Why not; or, of one that is, what may work for a while.
     pub reason: Option<String>,
 }
 
@@ -150,7 +150,7 @@ impl Vault {
         for _ in 0..ATTEMPTS {
             let opened = match self.as_it_is(tenant, id).await {
                 // What can no longer be opened can still be removed.
-                Err(VaultError::Damaged { .. } | VaultError::KeyDamaged { .. } | VaultError::KeyUnknown { .. }) => None,
+                Err(error) if error.is_unopenable() => None,
                 result => Some(result?),
             };
             let (facts, report) = match opened {
@@ -234,7 +234,12 @@ impl Vault {
                     let message = "it does not know the token that it has just given".to_owned();
                     return not_revoked(opened, unusable(provider, message));
                 }
-                Ok(Asked::AccessTokenDead | Asked::Revoked) => return Ok((opened, RevokeReport::done())),
+                Ok(Asked::AccessTokenDead) => return Ok((opened, RevokeReport::done())),
+                Ok(Asked::Revoked) => {
+                    let rest = self.revoke_access_token(provider, &revocation, &opened).await.err();
+                    let reason = rest.map(|error| format!("its access token may work until it ends: {error}"));
+                    return Ok((opened, RevokeReport { revoked: true, reason }));
+                }
                 Err(error) => return not_revoked(opened, error),
             }
         }
@@ -277,14 +282,45 @@ impl Vault {
                     return Ok(Asked::AccessTokenDead);
                 }
             }
-            // RFC 7009 section 2.2: a token that is invalid already is a success.
-            Revocation::Rfc7009 { .. } if status.is_success() || document.text("/error") == Some("invalid_token") => {
-                return Ok(Asked::Revoked);
-            }
+            Revocation::Rfc7009 { .. } if is_revoked(status, &document) => return Ok(Asked::Revoked),
             _ => {}
         }
         Err(ConnectionError::refused(&provider.title, refusal, retry_after))
     }
+
+    /// Revokes the access token after the refresh token, which should take it along and need not (RFC 7009 section 2.1).
+    async fn revoke_access_token(
+        &self,
+        provider: &Provider,
+        revocation: &Revocation,
+        opened: &Opened,
+    ) -> Result<(), ConnectionError> {
+        let Some(grant) = opened.credential.grant() else { return Ok(()) };
+        let (Revocation::Rfc7009 { endpoint, authenticated, whole_grant: false }, Some(tokens)) =
+            (revocation, &grant.tokens)
+        else {
+            return Ok(());
+        };
+        if tokens.refresh.is_none() || self.has_ended(opened) {
+            return Ok(());
+        }
+        let client = authenticated.then_some(&grant.client);
+        let request = about_token(client, provider.token.basic_encoding, endpoint, &tokens.access, "access_token")
+            .ok_or_else(|| unusable(provider, "a secret of the connection cannot be sent".to_owned()))?;
+        let unreachable = |cause| ConnectionError::Unreachable { what: provider.title.clone(), cause };
+        let fetched = fetch(&*self.wire, request).await.map_err(unreachable)?;
+        let (document, retry_after) = (fetched.document(), fetched.retry_after());
+        if is_revoked(fetched.status, &document) {
+            return Ok(());
+        }
+        let refusal = token::refusal(provider, fetched.status.as_u16(), &document);
+        Err(ConnectionError::refused(&provider.title, refusal, retry_after))
+    }
+}
+
+/// What RFC 7009 section 2.2 calls a success; so is a token that is invalid already.
+fn is_revoked(status: StatusCode, document: &Document) -> bool {
+    status.is_success() || document.text("/error") == Some("invalid_token")
 }
 
 /// What follows where a credential is not revoked: a provider that is away may be asked again, so nothing is given up.
@@ -314,7 +350,6 @@ fn revocation_request(provider: &Provider, revocation: &Revocation, grant: &Gran
             .bearer(&tokens.access)
             .map(|request| request.body("application/x-www-form-urlencoded", Zeroizing::default(), [])),
         Revocation::Rfc7009 { endpoint, authenticated, .. } => {
-            // The refresh token takes its access tokens with it (RFC 7009 section 2.1).
             let (token, hint) = match &tokens.refresh {
                 Some(refresh) => (refresh, "refresh_token"),
                 None => (&tokens.access, "access_token"),

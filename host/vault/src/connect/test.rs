@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{ConnectionError, Opened};
 use crate::{
-    credential::{Credential, Live, Material},
+    credential::{Credential, Grant, Live, Material},
     error::VaultError,
     oauth::{Fetched, Outgoing, fetch},
     provider::{BasicEncoding, ConnectionMethod, Provider},
@@ -48,8 +48,18 @@ enum Answer {
         account: Option<String>,
         scopes: Option<std::collections::BTreeSet<String>>,
     },
-    Refused(String),
+    Refused {
+        reason: String,
+        /// Whether the server says the same to a client that may not ask (RFC 7662 section 2.2).
+        is_ambiguous: bool,
+    },
     Unknown(String),
+}
+
+impl Answer {
+    fn refused(reason: String) -> Self {
+        Self::Refused { reason, is_ambiguous: false }
+    }
 }
 
 impl Vault {
@@ -64,7 +74,7 @@ impl Vault {
     pub async fn test(&self, tenant: &TenantId, id: &ConnectionId) -> Result<TestReport, VaultError> {
         let live = self.live(tenant, id).await?;
         let mut answer = self.ask(&live).await?;
-        if matches!(answer, Answer::Refused(_))
+        if matches!(answer, Answer::Refused { .. })
             && let Some(other) = self.live_after_refusal(tenant, id, &live.fingerprint).await?
         {
             answer = self.ask(&other).await?;
@@ -84,6 +94,11 @@ impl Vault {
         let before = opened.row.facts.clone();
         let (outcome, detail, audit) = match answer {
             Answer::Unknown(detail) => return Ok((TestOutcome::Unknown, detail)),
+            // A token that has just been asked for is active.
+            Answer::Refused { is_ambiguous: true, .. } if opened.credential.grant().is_some_and(Grant::can_refresh) => {
+                let detail = format!("{} calls even a new token not active; the client may not ask", provider.title);
+                return Ok((TestOutcome::Unknown, detail));
+            }
             Answer::Works { account, scopes } => {
                 let facts = &mut opened.row.facts;
                 facts.account = account.or_else(|| facts.account.take());
@@ -93,7 +108,7 @@ impl Vault {
                 }
                 (TestOutcome::Works, format!("{} accepts it", provider.title), None)
             }
-            Answer::Refused(reason) => {
+            Answer::Refused { reason, .. } => {
                 let reason = format!("{} refuses it ({reason})", provider.title);
                 // A pasted token may lack just the scope that the question needs; consent has always asked for it.
                 let is_grant = opened.credential.grant().is_some();
@@ -139,7 +154,7 @@ impl Vault {
             let scopes = told.scopes("/scope", " ");
             return Ok(match told.flag("/active") {
                 Some(true) => Answer::Works { account: told.name("/username"), scopes },
-                Some(false) => Answer::Refused("the token is not active".to_owned()),
+                Some(false) => Answer::Refused { reason: "the token is not active".to_owned(), is_ambiguous: true },
                 None => Answer::Unknown(format!("{} does not say whether the token is active", provider.title)),
             });
         }
@@ -167,7 +182,7 @@ fn judge(provider: &Provider, fetched: &Fetched) -> Answer {
     let status = fetched.status;
     let Some(document) = fetched.json() else {
         let said = format!("it answered with HTTP status {} and no JSON", status.as_u16());
-        return if status == StatusCode::UNAUTHORIZED { Answer::Refused(said) } else { Answer::Unknown(said) };
+        return if status == StatusCode::UNAUTHORIZED { Answer::refused(said) } else { Answer::Unknown(said) };
     };
     let flag = provider.account.works_when.as_ref().map(|pointer| document.flag(pointer));
     if status.is_success() && flag.is_none_or(|flag| flag == Some(true)) {
@@ -182,7 +197,7 @@ fn judge(provider: &Provider, fetched: &Fetched) -> Answer {
     let refusal = token::refusal(provider, status.as_u16(), &document);
     let says_no = status.is_success() && flag == Some(Some(false)) && refusal.ends_token();
     match status == StatusCode::UNAUTHORIZED || says_no {
-        true => Answer::Refused(refusal.message),
+        true => Answer::refused(refusal.message),
         false => Answer::Unknown(refusal.message),
     }
 }
@@ -224,7 +239,7 @@ mod tests {
             };
             let found = match judge(catalogue.find(provider).unwrap(), &fetched) {
                 Answer::Works { .. } => "works",
-                Answer::Refused(_) => "refused",
+                Answer::Refused { .. } => "refused",
                 Answer::Unknown(_) => "unknown",
             };
             assert_eq!(found, expected, "{provider} {status} {body}");

@@ -175,6 +175,32 @@ async fn consent_that_comes_too_late_sends_nothing() {
 }
 
 #[tokio::test]
+async fn consent_is_not_made_to_last_longer_in_the_database() {
+    let world = World::new().await;
+    let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    world.server.clock.advance(600);
+    world.store.tables().pending[0].expires_at += time::Duration::hours(1);
+    assert!(matches!(failure(world.vault.finish_authorization(&query).await), ConnectionError::RedirectUnknown));
+    assert_eq!(world.server.token_requests(), 0);
+}
+
+#[tokio::test]
+async fn redirect_outlives_the_key_that_it_waited_under() {
+    let world = World::new().await;
+    let other = world.other_process().await;
+    let (tenant, principal) = (TenantId::default(), Principal::local_administrator());
+    other.rotate(&tenant, &principal).await.unwrap();
+    let start = other.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    // A third process rotates, and removes the key as soon as nothing rests under it.
+    world.other_process().await.rotate(&tenant, &principal).await.unwrap();
+    assert_eq!(world.store.tables().pending[0].sealed.key_version, 2);
+    world.store.tables().after_take = Some(Box::new(|tables| tables.keys.retain(|key| key.version != 2)));
+    world.vault.finish_authorization(&query).await.unwrap();
+}
+
+#[tokio::test]
 async fn person_who_declines_leaves_nothing_behind() {
     let world = World::new().await;
     let start = world.vault.begin_authorization(new_connection("oidc", &[]), &redirect()).await.unwrap();
@@ -471,6 +497,23 @@ async fn reconnecting_asks_for_what_the_connection_has_in_the_same_parameter() {
 }
 
 #[tokio::test]
+async fn scope_without_a_prefix_is_asked_for_with_the_connections_own() {
+    let world = World::new().await;
+    let start =
+        world.vault.begin_authorization(new_connection("slack", &["user:chat:write"]), &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    let user = json!({"access_token": "test-at-1", "scope": "chat:write"});
+    world.server.fault(Fault::Answer(200, json!({"ok": true, "authed_user": user})));
+    let facts = world.vault.finish_authorization(&query).await.unwrap().facts;
+
+    let again = NewConnection { reconnect: Some(facts.id), ..new_connection("slack", &["users:read"]) };
+    let start = world.vault.begin_authorization(again, &redirect()).await.unwrap();
+    let asked: BTreeMap<String, String> = start.url.query_pairs().into_owned().collect();
+    assert_eq!(asked["user_scope"], "chat:write,users:read");
+    assert!(!asked.contains_key("scope"));
+}
+
+#[tokio::test]
 async fn scopes_that_others_contain_are_not_asked_for_beside_them() {
     let world = World::new().await;
     world.server.state().post_only = true;
@@ -750,6 +793,41 @@ async fn credential_that_cannot_be_opened_can_still_be_deleted() {
 }
 
 #[tokio::test]
+async fn credential_that_cannot_be_opened_can_be_made_again() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    world.store.tables().connections.values_mut().for_each(|row| row.sealed.bytes.truncate(20));
+    let again = NewConnection { reconnect: Some(facts.id), ..new_connection("oidc", &["write"]) };
+    let again = world.connect_as(again).await;
+    assert_eq!((again.id, &again.name), (facts.id, &facts.name));
+    assert!(again.granted_scopes.is_superset(&facts.granted_scopes) && again.granted_scopes.contains("write"));
+    assert_eq!(world.vault.test(&facts.tenant, &facts.id).await.unwrap().outcome, TestOutcome::Works);
+}
+
+#[tokio::test]
+async fn access_token_is_revoked_as_well_and_told_of_where_it_is_not() {
+    let world = World::new().await;
+    let facts = world.connect().await;
+    assert_eq!(revoke(&world, &facts).await, RevokeReport { revoked: true, reason: None });
+    let seen = world.server.state().seen.clone();
+    let tokens: Vec<_> = seen.iter().map(|seen| seen.form["token"].as_str()).collect();
+    assert_eq!(tokens, ["test-rt-1", "test-at-1"]);
+
+    let again = || NewConnection { reconnect: Some(facts.id), ..new_connection("oidc", &[]) };
+    world.connect_as(again()).await;
+    world.server.state().revokes_refresh_tokens_only = true;
+    let report = revoke(&world, &facts).await;
+    assert!(report.revoked);
+    let reason = "its access token may work until it ends: OpenID Connect refused: unsupported_token_type";
+    assert_eq!(report.reason.as_deref(), Some(reason));
+
+    world.connect_as(again()).await;
+    world.server.clock.advance(3600);
+    assert_eq!(revoke(&world, &facts).await, RevokeReport { revoked: true, reason: None }, "it has ended");
+    assert_eq!(world.server.state().seen.len(), 1);
+}
+
+#[tokio::test]
 async fn each_provider_is_told_in_its_own_way() {
     let world = World::new().await;
     world.server.state().post_only = true;
@@ -824,6 +902,36 @@ async fn what_cannot_be_tested_is_told_so() {
 }
 
 #[tokio::test]
+async fn new_token_that_is_called_not_active_does_not_end_the_connection() {
+    let world = World::new().await;
+    world.server.state().metadata = json!({
+        "introspection_endpoint": format!("{ISSUER}/introspect"), "userinfo_endpoint": null,
+    });
+    world.server.state().introspection = Some((200, json!({"active": false})));
+    let new = NewConnection { name: "robot".parse().unwrap(), ..new_connection("oidc", &["read"]) };
+    let robot = world.vault.connect_client_credentials(new).await.unwrap();
+    let stays_active = async |facts: &ConnectionFacts| {
+        // The second time, a new token was asked for a moment ago.
+        for _ in 0..2 {
+            let report = world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+            assert_eq!((report.outcome, report.facts.state), (TestOutcome::Unknown, ConnectionState::Active));
+        }
+    };
+    stays_active(&robot).await;
+    stays_active(&world.connect().await).await;
+
+    // This one cannot be refreshed, so it is the token that the server means.
+    world.server.fault(Fault::Answer(200, json!({"access_token": "test-at-1"})));
+    let new = NewConnection { name: "last".parse().unwrap(), ..new_connection("oidc", &[]) };
+    let start = world.vault.begin_authorization(new, &redirect()).await.unwrap();
+    let query = world.server.consent(&start.url);
+    let facts = world.vault.finish_authorization(&query).await.unwrap().facts;
+    let report = world.vault.test(&facts.tenant, &facts.id).await.unwrap();
+    assert_eq!(report.outcome, TestOutcome::Refused);
+    assert!(matches!(report.facts.state, ConnectionState::NeedsReconnect(_)));
+}
+
+#[tokio::test]
 async fn every_call_can_be_made_from_another_task() {
     fn sendable<T: Send>(_: &T) {}
     let world = World::new().await;
@@ -866,5 +974,6 @@ async fn deletion_waits_for_a_refresh_and_revokes_what_it_brought() {
     refreshing.await.unwrap().unwrap();
     assert!(deleting.await.unwrap().revoked);
     let seen = world.server.state().seen.clone();
-    assert_eq!(seen.last().unwrap().form["token"], "test-rt-2");
+    let revoked: Vec<_> = seen.iter().filter_map(|seen| seen.form.get("token")).collect();
+    assert_eq!(revoked, ["test-rt-2", "test-at-2"]);
 }

@@ -81,6 +81,8 @@ pub(crate) struct State {
     pub(crate) refuses_access: bool,
     /// What is answered to a revocation in place of doing it.
     pub(crate) revocation: Option<(u16, Value)>,
+    /// Whether access tokens cannot be revoked.
+    pub(crate) revokes_refresh_tokens_only: bool,
     /// What is answered to an introspection in place of what is true.
     pub(crate) introspection: Option<(u16, Value)>,
     /// The path that answers every request with an error that quotes it, and how.
@@ -221,6 +223,7 @@ impl FakeServer {
             post_only: false,
             refuses_access: false,
             revocation: None,
+            revokes_refresh_tokens_only: false,
             introspection: None,
             quotes: None,
             asked: BTreeMap::new(),
@@ -336,6 +339,10 @@ impl FakeServer {
                 let mut state = self.state();
                 if let Some(answer) = state.revocation.clone() {
                     return answer;
+                }
+                let hint = seen.form.get("token_type_hint").map(String::as_str);
+                if state.revokes_refresh_tokens_only && hint == Some("access_token") {
+                    return (400, json!({"error": "unsupported_token_type"}));
                 }
                 state.dead = true;
                 if seen.method == Method::DELETE {
