@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, str::FromStr};
 
 use keyward_model::{ActionName, ConnectorName, IdError, manifest::Action};
 use keyward_policy::scope::{Implications, satisfied};
+use keyward_vault::Provider;
 
 /// What `--for` names: a connector, all of it or one action.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl FromStr for Purpose {
 /// Scopes with which every one of `actions` may run: those that are `given`, as they are, and the least that is missing
 /// beside them. Where an action leaves a choice, the set that adds least to what the others need is taken; a scope that
 /// another one includes is not asked for beside it.
-pub(crate) fn least(given: BTreeSet<String>, actions: &[Action], implications: &Implications) -> BTreeSet<String> {
+fn least(given: BTreeSet<String>, actions: &[Action], implications: &Implications) -> BTreeSet<String> {
     let mut needs: Vec<&[Vec<String>]> = actions.iter().map(|action| action.scopes.as_slice()).collect();
     // What is not open to choice comes first, so that the choices can build on it.
     needs.sort_by_key(|sets| sets.len());
@@ -38,6 +39,25 @@ pub(crate) fn least(given: BTreeSet<String>, actions: &[Action], implications: &
         }
     }
     let added = implications.without_included(chosen);
+    given.into_iter().chain(added).collect()
+}
+
+/// The scopes to ask for: those that are `given`, and the least that `actions` need beside them and beside those that
+/// are `granted`. Actions name scopes without the prefix by which a provider tells two kinds of tokens apart; they are
+/// asked for with that of the given ones.
+pub(crate) fn asked(
+    given: BTreeSet<String>,
+    granted: &BTreeSet<String>,
+    actions: &[Action],
+    provider: &Provider,
+) -> BTreeSet<String> {
+    let prefix = provider.scope_prefix(&given);
+    let mut held: BTreeSet<String> = given.iter().map(|scope| provider.bare_scope(scope).to_owned()).collect();
+    held.extend(granted.iter().cloned());
+    let added: Vec<String> = least(held.clone(), actions, &provider.implications())
+        .difference(&held)
+        .map(|scope| format!("{prefix}{scope}"))
+        .collect();
     given.into_iter().chain(added).collect()
 }
 
@@ -81,6 +101,25 @@ mod tests {
         assert_eq!(least_of(&["repo"], &[&[&["public_repo"]]]), ["repo"]);
         assert_eq!(least_of(&["public_repo"], &[&[&["repo"]]]), ["public_repo", "repo"]);
         assert_eq!(least_of(&["public_repo", "repo"], &[]), ["public_repo", "repo"]);
+    }
+
+    #[test]
+    fn what_an_action_needs_is_asked_for_in_the_way_of_what_is_given() {
+        let catalogue = keyward_vault::Catalogue::builtin();
+        let slack = catalogue.find("slack").unwrap();
+        let actions = [action(&[&["chat:write", "users:read"]])];
+        for (given, granted, expected) in [
+            (&[] as &[&str], &[] as &[&str], &["chat:write", "users:read"] as &[&str]),
+            (&["chat:write"], &[], &["chat:write", "users:read"]),
+            (&["user:chat:write"], &[], &["user:chat:write", "user:users:read"]),
+            (&[], &["chat:write"], &["users:read"]),
+            (&["user:files:read"], &["chat:write", "users:read"], &["user:files:read"]),
+        ] {
+            let [given, granted] =
+                [given, granted].map(|scopes| scopes.iter().map(|&scope| scope.to_owned()).collect());
+            let asked = asked(given, &granted, &actions, slack);
+            assert_eq!(asked.into_iter().collect::<Vec<_>>(), expected);
+        }
     }
 
     #[test]

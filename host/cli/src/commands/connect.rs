@@ -246,12 +246,15 @@ fn method_of(
 
 /// Refuses flags that the method does not use: what they say would be lost.
 fn check_flags(arguments: &Arguments, method: ConnectionMethod) -> Result<(), Failure> {
-    let pasted = !of_an_issuer(method);
+    let (pasted, named) = (!of_an_issuer(method), method == ConnectionMethod::Basic);
     let flags = [
         ("--issuer", arguments.issuer.is_some(), pasted),
         ("--client-secret-file", arguments.client_secret_file.is_some(), pasted),
         ("--secret-file", arguments.secret_file.is_some(), !pasted),
-        ("--username", arguments.username.is_some(), method != ConnectionMethod::Basic),
+        ("--username", arguments.username.is_some(), !named),
+        ("--username-file", arguments.username_file.is_some(), !named),
+        ("--public-password", arguments.public_password.is_some(), !named),
+        ("--secret-is", arguments.secret_is != SecretIs::default(), !named),
     ];
     match flags.into_iter().find(|(_, given, useless)| *given && *useless) {
         None => Ok(()),
@@ -277,7 +280,6 @@ async fn scopes_of(
     provider: &Provider,
     existing: Option<&ConnectionFacts>,
 ) -> Result<BTreeSet<String>, Failure> {
-    let implications = provider.implications();
     let given: BTreeSet<String> = arguments.scopes.iter().cloned().collect();
     let granted = existing.map(|facts| facts.granted_scopes.clone()).unwrap_or_default();
     let mut actions: Vec<Action> = Vec::new();
@@ -301,8 +303,7 @@ async fn scopes_of(
             return Err(Failure::new(Exit::Usage, "provider-differs", message));
         }
     }
-    let all = scopes::least(given.union(&granted).cloned().collect(), &actions, &implications);
-    Ok(all.into_iter().filter(|scope| given.contains(scope) || !granted.contains(scope)).collect())
+    Ok(scopes::asked(given, &granted, &actions, provider))
 }
 
 fn endpoints_of(
@@ -541,6 +542,11 @@ mod tests {
             (ConnectionMethod::Bearer, &["--secret-file", "x"], true),
             (ConnectionMethod::Basic, &["--username", "x"], true),
             (ConnectionMethod::ApiKey, &["--username", "x"], false),
+            (ConnectionMethod::Basic, &["--secret-is", "username", "--public-password", "x"], true),
+            (ConnectionMethod::Bearer, &["--secret-is", "username"], false),
+            (ConnectionMethod::ApiKey, &["--public-password", "x"], false),
+            (ConnectionMethod::Basic, &["--secret-is", "both", "--username-file", "x"], true),
+            (ConnectionMethod::Oauth2, &["--username-file", "x"], false),
         ] {
             let arguments = parse(flags).expect("the flags are known");
             assert_eq!(check_flags(&arguments, method).is_ok(), good, "{method} {flags:?}");

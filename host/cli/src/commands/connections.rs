@@ -153,16 +153,19 @@ async fn revoke(context: &Context, arguments: RevokeArguments) -> Result<(), Fai
     let spinner = context.output.spinner(format!("Revoking at {}", facts.provider));
     let report = unlocked.vault.revoke(&context.tenant, &facts.id, &context.principal).await?;
     drop(spinner);
-    let reason = report.reason.clone().unwrap_or_default();
     if !report.revoked {
-        let message = format!("{} is not revoked: {reason}", facts.name);
+        let message = format!("{} is not revoked: {}", facts.name, report.reason.unwrap_or_default());
         return Err(Failure::new(Exit::Connection, "not-revoked", message)
             .hint("revoke it in the settings of your account at the provider, then `keyward connections delete` it"));
     }
-    let document = json!({"connection": facts.name, "id": facts.id, "revoked": true});
-    context
-        .output
-        .result(&document, || format!("{} {} is revoked at {}", styled(style::GOOD, "✓"), facts.name, facts.provider))
+    let document = json!({"connection": facts.name, "id": facts.id, "revoked": true, "reason": report.reason});
+    context.output.result(&document, || {
+        format!("{} {} is revoked at {}", styled(style::GOOD, "✓"), facts.name, facts.provider)
+    })?;
+    if let Some(rest) = report.reason {
+        context.output.warn(rest);
+    }
+    Ok(())
 }
 
 async fn delete(context: &Context, arguments: DeleteArguments) -> Result<(), Failure> {
@@ -191,6 +194,8 @@ async fn delete(context: &Context, arguments: DeleteArguments) -> Result<(), Fai
         let reason = output::clean(report.reason.as_deref().unwrap_or("the provider did not say why"));
         context.output.warn(format_args!("it is not revoked at {}: {reason}", facts.provider));
         context.output.hint("revoke it in the settings of your account at the provider");
+    } else if let Some(rest) = report.reason {
+        context.output.warn(rest);
     }
     Ok(())
 }

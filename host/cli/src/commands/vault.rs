@@ -148,10 +148,14 @@ async fn rotate(context: &Context) -> Result<(), Failure> {
     if report.unreadable.is_empty() {
         return Ok(());
     }
-    let ids: Vec<_> = report.unreadable.iter().map(ToString::to_string).collect();
-    let message = format!("{} connections cannot be opened under any key", ids.len());
-    Err(Failure::new(Exit::Connection, "connections-unreadable", message)
-        .hint(format!("connect them again: {}", ids.join(", "))))
+    let mut unreadable = unlocked.vault.connections(&context.tenant).await?;
+    unreadable.retain(|facts| report.unreadable.contains(&facts.id));
+    let message = format!("{} connections cannot be opened under any key", report.unreadable.len());
+    let failure = Failure::new(Exit::Connection, "connections-unreadable", message);
+    // What a credential kept of its client and issuer is lost as well, so the command asks for them.
+    Err(unreadable.iter().fold(failure, |failure, facts| {
+        failure.hint(format!("keyward connect {} --reconnect --name {}", facts.provider, facts.name))
+    }))
 }
 
 async fn rekey(context: &Context, arguments: RekeyArguments) -> Result<(), Failure> {
