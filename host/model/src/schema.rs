@@ -7,8 +7,10 @@
 //! applied to the same place again and again has not.
 //!
 //! Where it cannot tell, it takes the higher number: every branch of `anyOf` is applied, every pattern
-//! matches every member, every schema for items is for all of them. What is not measured: how long the
-//! value is.
+//! matches every member, every schema for items is for all of them.
+//!
+//! A pattern is matched in time linear in the text, and in what the pattern is compiled to as well: that is
+//! the second measure. With the size of a value they give its [`Work`], which is bounded.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,8 +20,21 @@ use serde_json::Value;
 pub const MAX_COST: u64 = 10_000;
 /// How many regular expressions a schema may have.
 pub const MAX_PATTERNS: usize = 200;
-/// How large one of them may be when it is compiled, bytes: matching takes this times the text.
+/// How large one of them may be when it is compiled, bytes.
 pub const MAX_PATTERN_BYTES: usize = 64 << 10;
+
+/// The smallest bound on compiled patterns that is tried, bytes.
+const LEAST_PATTERN_BYTES: usize = 1 << 10;
+/// The most work of checking a value: some seconds.
+const MAX_WORK: u64 = 100_000_000;
+/// Up to so much work may be done at once, on an async worker: about a millisecond.
+const QUICK_WORK: u64 = 20_000;
+/// The same for telling the faults of what does not match, which is rare.
+const QUICK_TELLING: u64 = 1_000_000;
+/// So many bytes of text are read in the time in which a sub-schema is applied to a value, about 50 ns.
+const TEXT_BYTES: u64 = 1 << 10;
+/// Bytes of text times bytes of compiled patterns for the same time, where the patterns are of the slowest kind.
+const MATCHED_BYTES: u64 = 256;
 
 /// How deep values may nest: JSON that is deeper is not read.
 const MAX_LEVELS: usize = 128;
@@ -46,8 +61,19 @@ pub enum SchemaError {
     Reference(String),
 }
 
-/// How many sub-schemas are applied along one path into a value, at most [`MAX_COST`].
-pub fn cost(schema: &Value) -> Result<u64, SchemaError> {
+/// What a schema costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// How many sub-schemas are applied along one path into a value, at most [`MAX_COST`].
+    schemas: u64,
+    /// How many patterns one text of it is matched with, at most.
+    patterns: u64,
+    /// How large each of them is when it is compiled, at most.
+    pattern_bytes: usize,
+}
+
+/// Measures a schema.
+pub fn cost(schema: &Value) -> Result<Cost, SchemaError> {
     let mut measure = Measure {
         root: schema,
         numbers: HashMap::new(),
@@ -64,18 +90,71 @@ pub fn cost(schema: &Value) -> Result<u64, SchemaError> {
         next += 1;
     }
     let sites: Vec<Site> = measure.sites.into_iter().flatten().collect();
-    let mut costs: Vec<u64> = sites.iter().map(|site| site.here).collect();
+    let mut counts: Vec<Count> = sites.iter().map(|site| site.here).collect();
     for _ in 0..MAX_LEVELS {
-        let deeper: Vec<u64> = sites.iter().map(|site| site.here.saturating_add(site.below(&costs))).collect();
-        if deeper[0] > MAX_COST {
+        let deeper: Vec<Count> = sites.iter().map(|site| site.count(&counts)).collect();
+        if deeper[0].schemas > MAX_COST {
             return Err(SchemaError::TooOften);
         }
-        if deeper == costs {
+        if deeper == counts {
             break;
         }
-        costs = deeper;
+        counts = deeper;
     }
-    Ok(costs[0])
+    let Count { schemas, patterns } = counts[0];
+    Ok(Cost { schemas, patterns, pattern_bytes: MAX_PATTERN_BYTES })
+}
+
+impl Cost {
+    /// What it costs where there is no schema.
+    pub const NOTHING: Self = Self { schemas: 1, patterns: 0, pattern_bytes: 0 };
+
+    /// Builds a validator, with patterns that are as small when compiled as they can be: `build` gets the bound,
+    /// in bytes. The cost is that of the validator then.
+    pub fn build<V, E>(self, build: impl Fn(usize) -> Result<V, E>) -> Result<(V, Self), E> {
+        let mut bytes = if self.patterns == 0 { MAX_PATTERN_BYTES } else { LEAST_PATTERN_BYTES };
+        loop {
+            match build(bytes) {
+                Ok(validator) => return Ok((validator, Self { pattern_bytes: bytes, ..self })),
+                Err(error) if bytes >= MAX_PATTERN_BYTES => return Err(error),
+                Err(_) => bytes *= 2,
+            }
+        }
+    }
+
+    /// What it takes to check a value with so many values and keys in it, and so many bytes of text.
+    pub fn work(&self, values: u64, text_bytes: usize) -> Work {
+        let text = text_bytes as u64;
+        let applied = values.saturating_add(text / TEXT_BYTES).saturating_mul(self.schemas);
+        let matched = text.saturating_mul(self.patterns).saturating_mul(self.pattern_bytes as u64) / MATCHED_BYTES;
+        let checking = applied.saturating_add(matched);
+        // Each schema in which a fault stands may look again at all that it holds, to say what it is.
+        Work { checking, telling: checking.saturating_mul(self.schemas) }
+    }
+}
+
+/// What it takes to check one value. The unit is a sub-schema applied to a value, some 50 ns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Work {
+    checking: u64,
+    telling: u64,
+}
+
+impl Work {
+    /// Whether the value must not be checked at all.
+    pub fn is_too_much(&self) -> bool {
+        self.checking > MAX_WORK
+    }
+
+    /// Whether it may be done, and all faults told, where other work waits.
+    pub fn is_quick(&self) -> bool {
+        self.checking <= QUICK_WORK && self.telling <= QUICK_TELLING
+    }
+
+    /// Whether it may be told where a value does not match.
+    pub fn may_tell(&self) -> bool {
+        self.telling <= MAX_WORK
+    }
 }
 
 /// Where in a value a schema below is applied.
@@ -89,29 +168,51 @@ enum Place {
     Items,
 }
 
+/// What is applied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Count {
+    /// Sub-schemas, along one path into a value.
+    schemas: u64,
+    /// Patterns, to one text.
+    patterns: u64,
+}
+
+impl Count {
+    fn plus(self, other: Self, times: u64) -> Self {
+        Self {
+            schemas: self.schemas.saturating_add(other.schemas.saturating_mul(times)),
+            patterns: self.patterns.saturating_add(other.patterns.saturating_mul(times)),
+        }
+    }
+}
+
 /// What a schema applies, with everything that it holds in place.
 #[derive(Debug, Clone, Default)]
 struct Site {
-    /// How many sub-schemas, to the value itself.
-    here: u64,
-    /// How many of them hold one another.
+    /// To the value itself, and to its keys.
+    here: Count,
+    /// How many of the sub-schemas hold one another.
     depth: u32,
     /// Which, how often, to what is inside of the value.
     below: BTreeMap<Place, BTreeMap<usize, u64>>,
 }
 
 impl Site {
-    fn below(&self, costs: &[u64]) -> u64 {
+    /// With what is applied inside of the value, by the schemas of these counts. A text is at one place of it only.
+    fn count(&self, counts: &[Count]) -> Count {
         let sum = |place: &Place| {
             let schemas = self.below.get(place).into_iter().flatten();
-            schemas.fold(0_u64, |sum, (schema, times)| sum.saturating_add(times.saturating_mul(costs[*schema])))
+            schemas.fold(Count::default(), |sum, (schema, times)| sum.plus(counts[*schema], *times))
         };
         let members = sum(&Place::Members);
         let of = |place| match place {
-            &Place::Member(_) => sum(place).saturating_add(members),
+            &Place::Member(_) => sum(place).plus(members, 1),
             _ => sum(place),
         };
-        self.below.keys().map(of).max().unwrap_or(0)
+        self.below.keys().map(of).fold(self.here, |most, below| Count {
+            schemas: most.schemas.max(self.here.schemas.saturating_add(below.schemas)),
+            patterns: most.patterns.max(below.patterns),
+        })
     }
 }
 
@@ -146,18 +247,18 @@ impl<'s> Measure<'s> {
         if depth > MAX_DEPTH {
             return Err(SchemaError::Endless);
         }
-        let mut site = Site { here: 1, ..Site::default() };
+        let mut site = Site { here: Count { schemas: 1, patterns: 0 }, ..Site::default() };
         if let Value::Object(keywords) = self.schemas[number] {
             for (keyword, value) in keywords {
                 self.keyword(&mut site, number, keyword, value, depth)?;
             }
             // Which members are left over is found by applying the rest once more.
             if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
-                site.here = site.here.saturating_mul(2);
+                site.here = site.here.plus(site.here, 1);
             }
         }
         self.edges += site.below.values().map(BTreeMap::len).sum::<usize>();
-        if site.here > MAX_COST || site.depth > MAX_DEPTH || self.edges > MAX_EDGES {
+        if site.here.schemas > MAX_COST || site.depth > MAX_DEPTH || self.edges > MAX_EDGES {
             return Err(SchemaError::TooOften);
         }
         self.sites[number] = Some(site.clone());
@@ -201,7 +302,7 @@ impl<'s> Measure<'s> {
             }
             "patternProperties" => {
                 for (_, schema) in named() {
-                    self.pattern()?;
+                    self.pattern(site)?;
                     self.apply(site, Place::Members, schema);
                 }
             }
@@ -209,7 +310,7 @@ impl<'s> Measure<'s> {
             "items" if value.is_array() => listed().for_each(|schema| self.apply(site, Place::Items, schema)),
             "prefixItems" => listed().for_each(|schema| self.apply(site, Place::Items, schema)),
             "items" | "additionalItems" | "unevaluatedItems" | "contains" => self.apply(site, Place::Items, value),
-            "pattern" => self.pattern()?,
+            "pattern" => self.pattern(site)?,
             _ => {}
         }
         Ok(())
@@ -219,7 +320,7 @@ impl<'s> Measure<'s> {
     fn hold(&mut self, site: &mut Site, schema: &'s Value, depth: u32) -> Result<(), SchemaError> {
         let number = self.number(schema);
         let inner = self.visit(number, depth + 1)?;
-        site.here = site.here.saturating_add(inner.here);
+        site.here = site.here.plus(inner.here, 1);
         site.depth = site.depth.max(inner.depth + 1);
         for (place, schemas) in inner.below {
             let here = site.below.entry(place).or_default();
@@ -237,7 +338,8 @@ impl<'s> Measure<'s> {
         *site.below.entry(place).or_default().entry(number).or_default() += 1;
     }
 
-    fn pattern(&mut self) -> Result<(), SchemaError> {
+    fn pattern(&mut self, site: &mut Site) -> Result<(), SchemaError> {
+        site.here.patterns += 1;
         self.patterns += 1;
         if self.patterns > MAX_PATTERNS { Err(SchemaError::Patterns) } else { Ok(()) }
     }
@@ -252,6 +354,7 @@ impl<'s> Measure<'s> {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use serde_json::json;
 
@@ -270,7 +373,7 @@ mod tests {
             (json!({"items": {"items": {}}, "contains": {}}), 4),
             (json!({"anyOf": [{}, {}], "unevaluatedProperties": false}), 7),
         ] {
-            assert_eq!(cost(&schema), Ok(expected), "{schema}");
+            assert_eq!(cost(&schema).map(|cost| cost.schemas), Ok(expected), "{schema}");
         }
     }
 
@@ -318,6 +421,55 @@ mod tests {
         let with = |count: usize| json!({"allOf": vec![json!({"pattern": "a"}); count]});
         assert!(cost(&with(MAX_PATTERNS)).is_ok());
         assert_eq!(cost(&with(MAX_PATTERNS + 1)), Err(SchemaError::Patterns));
+    }
+
+    #[test]
+    fn a_text_is_matched_with_the_patterns_of_its_place() {
+        let pattern = || json!({"pattern": "a"});
+        for (schema, expected) in [
+            (json!({"type": "string"}), 0),
+            (json!({"properties": {"a": pattern(), "b": pattern()}}), 1),
+            (json!({"properties": {"a": pattern()}, "additionalProperties": pattern()}), 2),
+            (json!({"patternProperties": {"a": pattern(), "b": {}}, "propertyNames": pattern()}), 3),
+            (json!({"pattern": "a", "items": {"$ref": "#"}}), 1),
+            (json!({"anyOf": vec![json!({"$ref": "#/$defs/a"}); 30], "$defs": {"a": pattern()}}), 30),
+            (json!({"pattern": "a", "unevaluatedItems": false}), 2),
+        ] {
+            assert_eq!(cost(&schema).map(|cost| cost.patterns), Ok(expected), "{schema}");
+        }
+    }
+
+    #[test]
+    fn work_is_bounded_by_the_text_the_patterns_and_their_size() {
+        let of = |schema: Value, needed: usize| {
+            let built = |bytes: usize| if bytes >= needed { Ok(()) } else { Err(()) };
+            cost(&schema).unwrap().build(built).unwrap().1
+        };
+        let (one, ten) = (json!({"pattern": "a"}), json!({"allOf": vec![json!({"pattern": "a"}); 10]}));
+        const MIB: usize = 1 << 20;
+        // Small patterns are for large texts, and large patterns for small ones.
+        assert!(!of(one.clone(), 300).work(1, 4 * MIB).is_too_much());
+        assert!(!of(ten.clone(), 2000).work(1, MIB).is_too_much());
+        assert!(!of(one.clone(), 60_000).work(1, MIB / 4).is_too_much());
+        assert!(of(one.clone(), 60_000).work(1, MIB).is_too_much());
+        assert!(of(ten.clone(), 60_000).work(1, MIB / 8).is_too_much());
+        // What is short is done at once.
+        assert!(of(one, 300).work(1, 4000).is_quick());
+        assert!(!of(ten, 60_000).work(1, 4000).is_quick());
+        // A text is read by whatever is applied to it.
+        let lengths = json!({"allOf": vec![json!({"maxLength": 9}); 5000]});
+        assert!(!of(lengths, 0).work(1, 4 * MIB).is_quick());
+    }
+
+    #[test]
+    fn a_schema_is_built_once_where_it_has_no_patterns() {
+        let tries = std::cell::Cell::new(0);
+        let built = |_| {
+            tries.set(tries.get() + 1);
+            Err::<(), ()>(())
+        };
+        assert!(cost(&json!({"type": "string"})).unwrap().build(built).is_err());
+        assert_eq!(tries.get(), 1);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use jsonschema::{Draft, PatternOptions, Validator};
 use keyward_model::{
     InvokeError, InvokeErrorKind, Reason,
     manifest::Action,
-    schema::{MAX_PATTERN_BYTES, cost},
+    schema::{Cost, MAX_PATTERN_BYTES, Work, cost},
 };
 use serde_json::Value;
 
@@ -22,10 +22,6 @@ const MAX_FAULTS: usize = 5;
 const MAX_OUTPUT: usize = 4 << 20;
 /// The most values in an output: each takes up to some hundred bytes of the host's memory, whatever its JSON takes.
 const MAX_VALUES: u64 = 200_000;
-/// The most work of checking a value: its values times what the schema costs for each. Some seconds.
-const MAX_WORK: u64 = 100_000_000;
-/// Up to so much work is done at once, on an async worker: less than a millisecond.
-const QUICK_WORK: u64 = 20_000;
 
 /// The compiled schemas of one action; where there is none, anything is allowed.
 pub(crate) struct Schemas {
@@ -35,8 +31,7 @@ pub(crate) struct Schemas {
 
 struct Compiled {
     validator: Validator,
-    /// How many sub-schemas are applied along one path into a value.
-    cost: u64,
+    cost: Cost,
 }
 
 impl Schemas {
@@ -47,7 +42,7 @@ impl Schemas {
 
     /// Checks what the caller gave; `text` is its JSON.
     pub(crate) async fn check_input(self: &Arc<Self>, input: Value, text: &str) -> Result<(), InvokeError> {
-        let work = work(self.input.as_ref(), values(text));
+        let work = work(self.input.as_ref(), values(text), text.len());
         let schemas = self.clone();
         let faults = apart(work, move || faults(schemas.input.as_ref(), &input, work)).await?;
         if faults.is_empty() {
@@ -68,7 +63,7 @@ impl Schemas {
             return Err(InvokeError::new(InvokeErrorKind::Validation, Reason::OutputInvalid, message)
                 .hint("let the action return less, or in pages"));
         }
-        let work = work(self.output.as_ref(), values);
+        let work = work(self.output.as_ref(), values, text.len());
         let schemas = self.clone();
         let read = move || -> Result<Value, String> {
             let output = serde_json::from_str(&text).map_err(|error| format!("the output is not JSON: {error}"))?;
@@ -96,11 +91,11 @@ fn compile(which: &str, schema: &Value) -> Result<Option<Compiled>, InvokeError>
             .hint("this is a fault of the connector: its author must correct the schema")
     };
     let cost = cost(schema).map_err(|error| fault(error.to_string()))?;
-    let validator = jsonschema::options()
-        .with_draft(Draft::Draft202012)
-        .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES).dfa_size_limit(MAX_PATTERN_BYTES))
-        .build(schema)
-        .map_err(|error| fault(error.to_string()))?;
+    let build = |pattern_bytes| {
+        let patterns = PatternOptions::regex().size_limit(pattern_bytes).dfa_size_limit(MAX_PATTERN_BYTES);
+        jsonschema::options().with_draft(Draft::Draft202012).with_pattern_options(patterns).build(schema)
+    };
+    let (validator, cost) = cost.build(build).map_err(|error| fault(error.to_string()))?;
     Ok(Some(Compiled { validator, cost }))
 }
 
@@ -119,14 +114,14 @@ fn values(text: &str) -> u64 {
     values
 }
 
-fn work(schema: Option<&Compiled>, values: u64) -> u64 {
-    values.saturating_mul(schema.map_or(1, |schema| schema.cost))
+fn work(schema: Option<&Compiled>, values: u64, bytes: usize) -> Work {
+    schema.map_or(Cost::NOTHING, |schema| schema.cost).work(values, bytes)
 }
 
-/// Does `job`, on a thread where it may block if it is long. Dropped, it goes on there to its end, which
-/// [`MAX_WORK`] keeps near.
-async fn apart<T: Send + 'static>(work: u64, job: impl FnOnce() -> T + Send + 'static) -> Result<T, InvokeError> {
-    if work <= QUICK_WORK {
+/// Does `job`, on a thread where it may block if it is long. Dropped, it goes on there to its end, which the bound
+/// on work keeps near.
+async fn apart<T: Send + 'static>(work: Work, job: impl FnOnce() -> T + Send + 'static) -> Result<T, InvokeError> {
+    if work.is_quick() {
         return Ok(job());
     }
     tokio::task::spawn_blocking(job).await.map_err(|error| {
@@ -137,21 +132,26 @@ async fn apart<T: Send + 'static>(work: u64, job: impl FnOnce() -> T + Send + 's
 
 /// The faults of `value` as one text, each with its JSON pointer and without the value itself, which may be
 /// somebody's secret.
-fn faults(schema: Option<&Compiled>, value: &Value, work: u64) -> String {
+fn faults(schema: Option<&Compiled>, value: &Value, work: Work) -> String {
     let Some(Compiled { validator, .. }) = schema else { return String::new() };
-    if work > MAX_WORK {
-        return "it is too large for a schema of this size".to_owned();
+    if work.is_too_much() {
+        return "it is too large for a schema of this size with these patterns; make it less at once, or the schema \
+                smaller"
+            .to_owned();
     }
     // The usual case costs one pass and no allocation.
     if validator.is_valid(value) {
         return String::new();
+    }
+    if !work.may_tell() {
+        return "it is too large for this schema to tell where".to_owned();
     }
     let told = |fault: jsonschema::ValidationError<'_>| {
         let pointer = fault.instance_path().as_str();
         let place = if pointer.is_empty() { "at the top" } else { pointer };
         format!("{place}: {}", fault.masked())
     };
-    if work <= QUICK_WORK {
+    if work.is_quick() {
         validator.iter_errors(value).take(MAX_FAULTS).map(told).collect::<Vec<_>>().join("; ")
     } else {
         // All of them are collected before the first is told, and there may be millions.
@@ -212,6 +212,50 @@ mod tests {
             assert_eq!(error.reason, Reason::ComponentUnsuitable);
         }
         assert!(start.elapsed().as_secs() < 1);
+    }
+
+    /// Patterns that no automaton of a bounded size matches at once, of about 60 KiB each.
+    fn slow_patterns(count: usize) -> Value {
+        let patterns =
+            (850..850 + count).map(|times| json!({"not": {"pattern": format!("[01]*1[01]{{{times}}}[23]")}}));
+        json!({ "allOf": patterns.collect::<Vec<_>>() })
+    }
+
+    /// A JSON string of zeros and ones without a rule.
+    fn bits(length: usize) -> String {
+        let mut state = 88_172_645_463_325_252_u64;
+        let bits = (0..length).map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            if state.is_multiple_of(2) { '0' } else { '1' }
+        });
+        format!("\"{}\"", bits.collect::<String>())
+    }
+
+    #[tokio::test]
+    async fn text_that_patterns_would_take_for_ever_to_match_is_refused_at_once() {
+        let schemas = schemas(Value::Null, slow_patterns(10)).unwrap();
+        let start = std::time::Instant::now();
+        let error = schemas.read_output(bits(1_000_000)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::OutputInvalid);
+        assert!(error.message.contains("too large for a schema"), "{}", error.message);
+        assert!(start.elapsed().as_secs() < 1, "{:?}", start.elapsed());
+    }
+
+    #[tokio::test]
+    async fn matching_that_takes_long_does_not_hold_up_other_work() {
+        let schemas = schemas(Value::Null, slow_patterns(1)).unwrap();
+        let limit = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(limit, schemas.read_output(bits(20_000))).await.is_err());
+        assert!(schemas.read_output(bits(20_000)).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn simple_patterns_take_the_largest_output() {
+        let schemas = schemas(Value::Null, json!({ "items": { "pattern": "^[a-z]+$" } })).unwrap();
+        let items = vec!["x".repeat(1000); 4000];
+        assert!(schemas.read_output(json!(items).to_string()).await.is_ok());
     }
 
     #[test]

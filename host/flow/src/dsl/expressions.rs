@@ -177,18 +177,21 @@ impl Compiler<'_> {
             }
         };
         let source = node.to_value();
-        if let Err(error) = schema::cost(&source) {
-            self.diagnostics.push(Diagnostic::error("bad-schema", error.to_string(), Some(node.span)));
-            return None;
-        }
+        let cost = match schema::cost(&source) {
+            Ok(cost) => cost,
+            Err(error) => {
+                self.diagnostics.push(Diagnostic::error("bad-schema", error.to_string(), Some(node.span)));
+                return None;
+            }
+        };
         // A pattern is matched in time linear in the text, and no reference leaves the schema.
-        let validator = jsonschema::options()
-            .with_draft(draft)
-            .with_pattern_options(jsonschema::PatternOptions::regex().size_limit(schema::MAX_PATTERN_BYTES))
-            .offline()
-            .build(&source);
-        match validator {
-            Ok(validator) => Some(DataSchema { source, validator: validator.into() }),
+        let build = |pattern_bytes| {
+            let patterns = jsonschema::PatternOptions::regex().size_limit(pattern_bytes);
+            let patterns = patterns.dfa_size_limit(schema::MAX_PATTERN_BYTES);
+            jsonschema::options().with_draft(draft).with_pattern_options(patterns).offline().build(&source)
+        };
+        match cost.build(build) {
+            Ok((validator, cost)) => Some(DataSchema { source, validator: validator.into(), cost }),
             Err(error) => {
                 let text: String = error.to_string().chars().take(200).collect();
                 let message = format!("this is no JSON Schema: {text}");

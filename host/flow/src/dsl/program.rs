@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use keyward_model::{ActionRef, ConnectionName, Span};
+use keyward_model::{ActionRef, ConnectionName, Span, schema::Cost};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -63,6 +63,7 @@ pub(crate) struct OutputForm {
 pub(crate) struct DataSchema {
     pub(crate) source: Value,
     pub(crate) validator: Arc<jsonschema::Validator>,
+    pub(crate) cost: Cost,
 }
 
 impl fmt::Debug for DataSchema {
@@ -75,18 +76,43 @@ impl DataSchema {
     /// Why `value` does not match: the first faults with their places, or nothing.
     pub(crate) fn check(&self, value: &Value) -> Result<(), String> {
         const SHOWN: usize = 3;
-        let mut faults = self.validator.iter_errors(value).map(|error| {
+        let (values, text_bytes) = size(value);
+        let work = self.cost.work(values, text_bytes);
+        if work.is_too_much() {
+            let message = "the value is too large for a schema of this size with these patterns";
+            return Err(format!("{message}; check a part of it, or make the schema smaller"));
+        }
+        if self.validator.is_valid(value) {
+            return Ok(());
+        }
+        if !work.may_tell() {
+            return Err("the value does not match, and is too large for this schema to tell where".to_owned());
+        }
+        let told = |error: jsonschema::ValidationError<'_>| {
             let place = error.instance_path().to_string();
             let place = if place.is_empty() { String::new() } else { format!("{place}: ") };
             let text: String = error.to_string().chars().take(200).collect();
             format!("{place}{text}")
-        });
-        let shown: Vec<String> = faults.by_ref().take(SHOWN).collect();
-        if shown.is_empty() {
-            return Ok(());
+        };
+        if !work.is_quick() {
+            // All of them are collected before the first is told, and there may be millions.
+            return self.validator.validate(value).map_err(told);
         }
+        let mut faults = self.validator.iter_errors(value).map(told);
+        let shown: Vec<String> = faults.by_ref().take(SHOWN).collect();
         let more = if faults.next().is_some() { "; and more" } else { "" };
         Err(format!("{}{more}", shown.join("; ")))
+    }
+}
+
+/// How many values and keys are in `value`, and how many bytes of text they have.
+fn size(value: &Value) -> (u64, usize) {
+    let add = |(values, text): (u64, usize), (more_values, more_text)| (values + more_values, text + more_text);
+    match value {
+        Value::String(text) => (1, text.len()),
+        Value::Array(items) => items.iter().map(size).fold((1, 0), add),
+        Value::Object(entries) => entries.iter().map(|(key, value)| add((1, key.len()), size(value))).fold((1, 0), add),
+        _ => (1, 0),
     }
 }
 
