@@ -16,6 +16,7 @@ use std::{
 use keyward_model::{ActionCall, Diagnostic, Invoke, Principal, RunId, TenantId};
 use serde_json::Value;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::{
@@ -39,6 +40,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest such pause.
 const MAX_PAUSE: Duration = Duration::from_secs(2);
+/// How long is computed before the journal is written, and it is seen how late it is and whether to stop.
+const AT_ONCE: Duration = Duration::from_secs(1);
 /// How many checked flows are kept, so that a run that starts at once is not checked twice.
 const FLOWS_KEPT: usize = 64;
 
@@ -185,16 +188,23 @@ impl Engine {
     ///
     /// A run that faults is no error here: its record says so.
     pub async fn run(&self, tenant: &TenantId, run: &RunId, stop: &Stop) -> Result<RunRecord, EngineError> {
+        let claimed_at = Instant::now();
         let Loaded { record, snapshot, last_sequence, lease } = self.journal.claim(tenant, run, self.lease).await?;
         let result = if record.phase.is_final() {
             Ok(record)
         } else {
-            let recording = AtomicBool::new(false);
-            let work = Work { engine: self, lease, stop, recording: &recording };
+            let hold = Hold {
+                engine: self,
+                run: *run,
+                lease,
+                until: Mutex::new(claimed_at + self.lease),
+                recording: AtomicBool::new(false),
+            };
+            let work = Work { engine: self, hold: &hold, stop };
             let work = work.through(record, snapshot, last_sequence);
             tokio::select! {
                 biased;
-                lost = self.keep(run, lease, &recording) => Err(EngineError::Interrupted { run: *run, source: lost }),
+                lost = hold.keep() => Err(EngineError::Interrupted { run: *run, source: lost }),
                 result = work => result,
             }
         };
@@ -205,26 +215,6 @@ impl Engine {
             warn!(%run, %error, "the run could not be given back");
         }
         result
-    }
-
-    /// Renews the lease until it is lost, and says why.
-    ///
-    /// While something waits to be recorded, a lease that ends is not given up: nothing else is done then, and the
-    /// journal itself refuses the entries where another process has taken the run over.
-    async fn keep(&self, run: &RunId, lease: RunLease, recording: &AtomicBool) -> JournalError {
-        let mut held_until = tokio::time::Instant::now() + self.lease;
-        loop {
-            tokio::time::sleep(self.lease / 3).await;
-            let asked_at = tokio::time::Instant::now();
-            match self.journal.renew(run, lease, self.lease).await {
-                Ok(()) => held_until = asked_at + self.lease,
-                Err(error @ JournalError::Fenced(_)) => return error,
-                Err(error) if tokio::time::Instant::now() >= held_until && !recording.load(Ordering::Relaxed) => {
-                    return error;
-                }
-                Err(error) => warn!(%run, %error, "the lease could not be renewed; it is tried again"),
-            }
-        }
     }
 
     /// The flow of a source, checked once.
@@ -267,13 +257,92 @@ impl Engine {
     }
 }
 
+/// The right of one process to work on one run.
+struct Hold<'e> {
+    engine: &'e Engine,
+    run: RunId,
+    lease: RunLease,
+    /// Until when nobody can take the run over.
+    until: Mutex<Instant>,
+    /// Whether something waits to be recorded.
+    recording: AtomicBool,
+}
+
+impl Hold<'_> {
+    /// Renews the lease until it is lost, and says why.
+    ///
+    /// While something waits to be recorded, a lease that ends is not given up: nothing else is done then, and the
+    /// journal itself refuses the entries where another process has taken the run over.
+    async fn keep(&self) -> JournalError {
+        loop {
+            tokio::time::sleep(self.engine.lease / 3).await;
+            match self.renew().await {
+                Ok(()) => {}
+                Err(error @ JournalError::Fenced(_)) => return error,
+                Err(error) if self.has_ended() && !self.recording.load(Ordering::Relaxed) => return error,
+                Err(error) => warn!(run = %self.run, %error, "the lease could not be renewed; it is tried again"),
+            }
+        }
+    }
+
+    async fn renew(&self) -> Result<(), JournalError> {
+        let ttl = self.engine.lease;
+        let until = Instant::now() + ttl;
+        self.engine.journal.renew(&self.run, self.lease, ttl).await?;
+        let mut known = self.until.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = until.max(*known);
+        Ok(())
+    }
+
+    fn has_ended(&self) -> bool {
+        Instant::now() >= *self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something happened that is not recorded, or is about to be recorded.
+    fn must_record(&self) {
+        self.recording.store(true, Ordering::Relaxed);
+    }
+
+    /// Records it; what an action did must not be forgotten because the disk was full for a moment.
+    async fn append(&self, append: Append<'_>) -> Result<(), JournalError> {
+        self.must_record();
+        self.insist(|| self.engine.journal.append(&self.run, self.lease, append.clone())).await?;
+        if !append.phase.is_final() && self.has_ended() {
+            // Nothing is begun without a lease. What was recorded as begun should be, so this is worth the same patience.
+            self.insist(|| self.renew()).await?;
+        }
+        self.recording.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Asks the journal, and asks it again where it fails.
+    async fn insist<F: Future<Output = Result<(), JournalError>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<(), JournalError> {
+        let give_up = Instant::now() + self.engine.patience;
+        let mut pause = PAUSE;
+        while let Err(error) = ask().await {
+            let lost = matches!(error, JournalError::Fenced(_) | JournalError::Unknown(_));
+            if lost || Instant::now() >= give_up {
+                return Err(error);
+            }
+            warn!(run = %self.run, %error, "the journal could not be written; it is tried again");
+            if let Some(observer) = &self.engine.observer {
+                observer.held_up(&self.run, &error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+        Ok(())
+    }
+}
+
 /// One process at work on one run.
 struct Work<'e> {
     engine: &'e Engine,
-    lease: RunLease,
+    hold: &'e Hold<'e>,
     stop: &'e Stop,
-    /// Whether something waits to be recorded.
-    recording: &'e AtomicBool,
 }
 
 impl Work<'_> {
@@ -311,7 +380,7 @@ impl Work<'_> {
                 error: record.error.as_ref(),
             };
             // Nothing follows from what is not recorded.
-            self.append(&run, append).await.map_err(|source| EngineError::Interrupted { run, source })?;
+            self.hold.append(append).await.map_err(|source| EngineError::Interrupted { run, source })?;
             if let Some(observer) = &self.engine.observer {
                 entries.iter().for_each(|entry| observer.recorded(&run, entry));
             }
@@ -319,7 +388,11 @@ impl Work<'_> {
             input = match step.advance.next {
                 Next::Completed(_) | Next::Faulted(_) => return Ok(record),
                 // Its start is recorded, so it is performed even where somebody has asked meanwhile.
-                Next::Invoke(invocation) => self.invoke(&record, *invocation).await,
+                Next::Invoke(invocation) => {
+                    let ended = self.invoke(&record, *invocation).await;
+                    self.hold.must_record();
+                    ended
+                }
                 Next::Proceed if self.stop.is_requested() => return Err(EngineError::Stopped { run }),
                 Next::Proceed => Input::Proceed,
                 Next::Wait(until) => tokio::select! {
@@ -329,32 +402,6 @@ impl Work<'_> {
                 },
             };
         }
-    }
-
-    /// Records it, and asks the journal again where it fails: what an action did must not be forgotten because the
-    /// disk was full for a moment.
-    async fn append(&self, run: &RunId, append: Append<'_>) -> Result<(), JournalError> {
-        let Engine { journal, observer, patience, lease: ttl, .. } = self.engine;
-        let give_up = tokio::time::Instant::now() + *patience;
-        let mut pause = PAUSE;
-        while let Err(error) = journal.append(run, self.lease, append.clone()).await {
-            let lost = matches!(error, JournalError::Fenced(_) | JournalError::Unknown(_));
-            if lost || tokio::time::Instant::now() >= give_up {
-                return Err(error);
-            }
-            warn!(%run, %error, "the journal could not be written; it is tried again");
-            if let Some(observer) = observer {
-                observer.held_up(run, &error);
-            }
-            self.recording.store(true, Ordering::Relaxed);
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(MAX_PAUSE);
-        }
-        if self.recording.swap(false, Ordering::Relaxed) {
-            // The lease may have ended meanwhile, and nothing is begun without one.
-            journal.renew(run, self.lease, *ttl).await?;
-        }
-        Ok(())
     }
 
     /// The state of a snapshot, with what it refers to.
@@ -442,7 +489,8 @@ impl Step {
         input: Input,
         stopping: bool,
     ) -> Result<Self, EngineError> {
-        let moment = Moment { at: OffsetDateTime::now_utc(), stopping };
+        let is_long_ago = |at| OffsetDateTime::now_utc() - at > AT_ONCE;
+        let moment = Moment { at: OffsetDateTime::now_utc(), stopping, is_long_ago };
         let step = Self::of(advance(flow, facts, limits, state, input, moment), moment.at)?;
         let levels = step.events.iter().chain([&step.snapshot]).map(json_levels).max().unwrap_or(0);
         let detail = if levels > MAX_LEVELS {

@@ -72,6 +72,8 @@ pub(crate) struct MemoryJournal {
     pub(crate) refusals_left: Mutex<Option<u64>>,
     /// How many bytes each append had.
     pub(crate) appended: Mutex<Vec<usize>>,
+    /// Whether another process is at a long write: what comes meanwhile waits for its end, and a renewal fails then.
+    pub(crate) locked: tokio::sync::watch::Sender<bool>,
     /// Counts the renewals of leases.
     pub(crate) renewed: tokio::sync::watch::Sender<u32>,
 }
@@ -111,6 +113,13 @@ impl MemoryJournal {
         self.runs.lock().unwrap()[run].snapshot.clone()
     }
 
+    /// Waits for the end of a long write, and says whether there was one.
+    async fn waited(&self) -> bool {
+        let waits = *self.locked.borrow();
+        self.locked.subscribe().wait_for(|locked| !locked).await.unwrap();
+        waits
+    }
+
     fn is_full(&self) -> bool {
         *self.appends_left.lock().unwrap() == Some(0)
     }
@@ -146,6 +155,9 @@ impl Journal for MemoryJournal {
     }
 
     async fn renew(&self, run: &RunId, lease: RunLease, ttl: Duration) -> Result<(), JournalError> {
+        if self.waited().await {
+            return Err(JournalError::Busy);
+        }
         if self.is_full() {
             return Err(JournalError::DiskFull);
         }
@@ -159,6 +171,7 @@ impl Journal for MemoryJournal {
     }
 
     async fn append(&self, run: &RunId, lease: RunLease, append: Append<'_>) -> Result<(), JournalError> {
+        self.waited().await;
         if self.is_full() {
             if let Some(refusals) = self.refusals_left.lock().unwrap().as_mut() {
                 *refusals -= 1;

@@ -146,6 +146,30 @@ async fn what_an_action_did_is_not_forgotten_when_the_disk_is_full_for_a_moment(
 }
 
 #[tokio::test]
+async fn a_journal_that_makes_wait_beyond_the_lease_makes_no_step_twice() {
+    let lease = Duration::from_millis(30);
+    // While the action runs, or before its start is recorded.
+    for during in [true, false] {
+        let (journal, gate) = (MemoryJournal::new(), Gate::new());
+        let engine = Engine::new(journal.clone(), gate.clone()).lease(lease);
+        let run = start(&engine, &flow("do: [{a: {call: x.a}}]"), json!({})).await;
+        journal.locked.send_replace(!during);
+        let tenant = tenant();
+        let (record, ()) = tokio::join!(engine.run(&tenant, &run, no_stop()), async {
+            if during {
+                gate.entered.acquire().await.unwrap().forget();
+                journal.locked.send_replace(true);
+            }
+            gate.open.add_permits(1);
+            tokio::time::sleep(lease * 4).await;
+            journal.locked.send_replace(false);
+        });
+        assert_eq!(record.unwrap().phase, RunPhase::Completed);
+        assert_eq!(names(&journal.events(&run)), ["run-started", "step-started", "step-completed", "run-completed"]);
+    }
+}
+
+#[tokio::test]
 async fn a_run_that_is_asked_to_stop_ends_its_step_and_goes_on_later() {
     let (journal, gate, stop) = (MemoryJournal::new(), Gate::new(), Stop::default());
     let engine = Engine::new(journal.clone(), gate.clone());

@@ -2,7 +2,7 @@
 //! the way, and what is to be done.
 //!
 //! Everything that a task computes happens here, until the run has to wait for the world: an action, a
-//! delay, or the journal, after a certain number of entries. Time comes in with the input, and what
+//! delay, or the journal, after a certain number of entries or a second. Time comes in with the input, and what
 //! looks like chance (jitter) follows from the run's id, so the same call gives the same result.
 //!
 //! Where the specification leaves it open:
@@ -119,6 +119,8 @@ pub(crate) struct Moment {
     pub(crate) at: OffsetDateTime,
     /// Whether to stop before the next task.
     pub(crate) stopping: bool,
+    /// Whether it has been computed for so long since then that the journal is to be written, and the time taken anew.
+    pub(crate) is_long_ago: fn(OffsetDateTime) -> bool,
 }
 
 /// Goes from `state` with `input` as far as nothing has to be waited for.
@@ -130,8 +132,9 @@ pub(crate) fn advance(
     input: Input,
     moment: Moment,
 ) -> Advance {
-    let Moment { at, stopping } = moment;
-    Machine { program: flow.program(), run, limits, at, stopping, state, events: Vec::new(), bytes: 0 }.go(input)
+    let Moment { at, stopping, is_long_ago } = moment;
+    Machine { program: flow.program(), run, limits, at, stopping, is_long_ago, state, events: Vec::new(), bytes: 0 }
+        .go(input)
 }
 
 /// An error on its way to whoever catches it.
@@ -163,6 +166,7 @@ struct Machine<'r> {
     limits: &'r EngineLimits,
     at: OffsetDateTime,
     stopping: bool,
+    is_long_ago: fn(OffsetDateTime) -> bool,
     state: State,
     events: Vec<Event>,
     /// How many bytes the events have, about.
@@ -185,6 +189,7 @@ impl<'r> Machine<'r> {
                 }
                 Ok(None) if self.stopping => break Next::Proceed,
                 Ok(None) if self.events.len() >= ENTRIES_AT_ONCE || self.bytes >= BYTES_AT_ONCE => break Next::Proceed,
+                Ok(None) if !self.events.is_empty() && (self.is_long_ago)(self.at) => break Next::Proceed,
                 Ok(None) => self.turn(),
                 Err(fault) => self.raise(*fault),
             };

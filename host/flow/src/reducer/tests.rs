@@ -71,7 +71,7 @@ fn drive_with(rest: &str, input: Value, limits: EngineLimits, mut answer: impl F
 }
 
 fn moment(at: OffsetDateTime) -> Moment {
-    Moment { at, stopping: false }
+    Moment { at, stopping: false, is_long_ago: |_| false }
 }
 
 /// The state as it is after a snapshot of it was written and read.
@@ -153,6 +153,35 @@ impl Drive {
         };
         self.events.iter().map(line).collect::<Vec<_>>().join("\n")
     }
+}
+
+#[test]
+fn what_was_computed_for_long_is_recorded_before_it_goes_on() {
+    let (flow, _) = check(&flow("do: [{a: {set: {x: 1}}}, {b: {set: {x: 2}}}]")).unwrap();
+    let run = RunFacts { id: RunId::new(), input: json!({}), started_at: begin_of_time() };
+    let slow = Moment { is_long_ago: |_| true, ..moment(begin_of_time()) };
+    let (mut state, mut input, mut events) = (State::new(), Input::Start, Vec::new());
+    let output = loop {
+        let advanced = advance(&flow, &run, &EngineLimits::default(), state, input, slow);
+        events.push(advanced.events.len());
+        (state, input) = (advanced.state, Input::Proceed);
+        match advanced.next {
+            Next::Proceed => {}
+            next => break next,
+        }
+    };
+    assert_eq!((output, events), (Next::Completed(json!({"x": 2})), vec![1, 1, 1, 1]));
+}
+
+#[test]
+fn a_value_with_too_much_text_for_the_patterns_of_a_schema_does_not_match() {
+    let patterns: Vec<String> = (850..860).map(|n| format!("{{not: {{pattern: '[01]*1[01]{{{n}}}[23]'}}}}")).collect();
+    let source = format!("input: {{schema: {{document: {{allOf: [{}]}}}}}}\ndo: []", patterns.join(", "));
+    let short = drive(&source, json!("01"), no_action);
+    assert_eq!(short.output(), "01");
+    let long = drive(&source, json!("01".repeat(500_000)), no_action);
+    let detail = long.error()["detail"].as_str().unwrap();
+    assert!(detail.starts_with("the value is too large for a schema"), "{detail}");
 }
 
 /// Flows of computed tasks: what they give for an input.
