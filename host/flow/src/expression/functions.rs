@@ -41,8 +41,12 @@ pub(super) const WITHHELD: &[(&str, &str)] = &[
 
 /// The longest text in which a regular expression may search, bytes.
 const REGEX_TEXT_BYTES: usize = 1 << 20;
+/// The longest regular expression, bytes: to read one takes up to some tenths of a second.
+const REGEX_PATTERN_BYTES: usize = 8 << 10;
 /// The size of a compiled regular expression, bytes.
 const REGEX_BYTES: usize = 256 << 10;
+/// The same times the bytes of the text. A search cannot be stopped, and takes up to about a second then.
+const REGEX_WORK: usize = 8 << 30;
 
 /// Definitions in place of jaq's, which deletes the paths one after the other, so that the second is not
 /// where it was.
@@ -222,12 +226,12 @@ fn search(value: &Bounded, pattern: &Bounded, flags: &Bounded, wanted: Wanted) -
     if text.len() > REGEX_TEXT_BYTES {
         return Err(Error::str(format_args!("a regular expression searches in at most {REGEX_TEXT_BYTES} bytes")));
     }
-    let (regex, flags) = compile(text_of(pattern)?, text_of(flags)?)?;
+    let (regex, flags) = compile(text_of(pattern)?, text_of(flags)?, text.len())?;
     let mut parts: Vec<Bounded> = Vec::new();
     let mut end_of_last = 0;
     let mut counted = Counted { text, byte: 0, characters: 0 };
     for found in regex.captures_iter(text) {
-        meter::tick();
+        meter::check_time();
         let Some(whole) = found.get(0) else { continue };
         if flags.ignore_empty && whole.is_empty() {
             continue;
@@ -257,6 +261,7 @@ fn search(value: &Bounded, pattern: &Bounded, flags: &Bounded, wanted: Wanted) -
             break;
         }
     }
+    meter::check_time();
     if wanted.between {
         parts.push(Bounded::from(text[end_of_last..].to_owned()));
     }
@@ -288,7 +293,12 @@ struct Flags {
     ignore_empty: bool,
 }
 
-fn compile(pattern: &str, letters: &str) -> Result<(Regex, Flags), Error<Bounded>> {
+/// The regular expression of `pattern`, to search in a text of so many bytes.
+fn compile(pattern: &str, letters: &str, text_bytes: usize) -> Result<(Regex, Flags), Error<Bounded>> {
+    if pattern.len() > REGEX_PATTERN_BYTES {
+        let message = format_args!("a regular expression has at most {REGEX_PATTERN_BYTES} bytes");
+        return Err(Error::str(message));
+    }
     let mut flags = Flags::default();
     let (mut ignore_case, mut extended, mut any_line, mut lines, mut lazy) = Default::default();
     for letter in letters.chars() {
@@ -303,8 +313,10 @@ fn compile(pattern: &str, letters: &str) -> Result<(Regex, Flags), Error<Bounded
             _ => return Err(Error::str(format_args!("{letter:?} is no flag of a regular expression"))),
         }
     }
+    let bytes = REGEX_BYTES.min(REGEX_WORK / text_bytes.max(1));
+    meter::check_time();
     let regex = RegexBuilder::new(pattern)
-        .size_limit(REGEX_BYTES)
+        .size_limit(bytes)
         .dfa_size_limit(REGEX_BYTES)
         .case_insensitive(ignore_case)
         .ignore_whitespace(extended)
@@ -312,6 +324,13 @@ fn compile(pattern: &str, letters: &str) -> Result<(Regex, Flags), Error<Bounded
         .multi_line(lines)
         .swap_greed(lazy)
         .build();
-    let regex = regex.map_err(|error| Error::str(format_args!("invalid regular expression: {error}")))?;
-    Ok((regex, flags))
+    meter::check_time();
+    match regex {
+        Ok(regex) => Ok((regex, flags)),
+        Err(regex::Error::CompiledTooBig(_)) => Err(Error::str(format_args!(
+            "the regular expression is too large for a text of {text_bytes} bytes: compiled it takes more than {bytes} \
+             bytes; repeat less in it, and write [0-9A-Za-z_] for \\w and [0-9] for \\d"
+        ))),
+        Err(error) => Err(Error::str(format_args!("invalid regular expression: {error}"))),
+    }
 }

@@ -112,7 +112,7 @@ impl Meter {
 }
 
 /// How long this thread has had a processor.
-fn computed() -> Duration {
+pub(crate) fn computed() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
@@ -142,13 +142,29 @@ pub(crate) fn tick() {
             stop(Stop::Depth);
         }
         // Reading the clock costs more than a step, so it is read now and then.
-        if ticks.is_multiple_of(256)
-            && (computed() > gauge.deadline.get()
-                || gauge.wall_deadline.get().is_some_and(|deadline| Instant::now() > deadline))
+        if ticks.is_multiple_of(256) {
+            gauge.check_time();
+        }
+    });
+}
+
+/// A step of work that may have taken long.
+pub(crate) fn check_time() {
+    GAUGE.with(|gauge| {
+        if gauge.active.get() {
+            gauge.check_time();
+        }
+    });
+}
+
+impl Gauge {
+    fn check_time(&self) {
+        if computed() > self.deadline.get()
+            || self.wall_deadline.get().is_some_and(|deadline| Instant::now() > deadline)
         {
             stop(Stop::Time);
         }
-    });
+    }
 }
 
 /// Takes `count` bytes from what the values may have; called before they are made.

@@ -241,6 +241,31 @@ fn a_hostile_expression_hurts_only_itself() {
 }
 
 #[test]
+fn a_search_ends_soon() {
+    // Zeros and ones without a rule: no automaton of a bounded size matches them at once.
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut bit = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if state.is_multiple_of(2) { '0' } else { '1' }
+    };
+    let text: String = (0..1_000_000).map(|_| bit()).collect();
+    let start = meter::computed();
+    let message = |source: &str, text: &str| evaluate(source, &json!(text)).unwrap_err().to_string();
+    let too_large = message("[range(12) as $i | test(\"[01]*1[01]{700}[23]\")]", &text);
+    assert!(too_large.contains("too large for a text of 1000000 bytes"), "{too_large}");
+    let too_long = message("[range(12) as $i | test(\"[01]*1[01]{400}[23]\")]", &text[..100_000]);
+    assert_eq!(too_long, "it takes longer than 1000 ms");
+    let too_long = message("test(\"a\" * 9000)", "");
+    assert_eq!(too_long, "a regular expression has at most 8192 bytes");
+    let took = meter::computed() - start;
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    // Small ones search in much.
+    assert_eq!(evaluate("test(\"[0-9]+[a-z]?$\")", &json!(text)), Ok(json!(true)));
+}
+
+#[test]
 fn a_value_as_deep_as_allowed_is_handled_and_a_deeper_one_refused() {
     let nested = |depth: u32| format!("reduce range({depth}) as $x (1; [.]) | [., (tojson | fromjson)] | .[0] == .[1]");
     let run = || {
