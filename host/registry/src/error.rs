@@ -139,11 +139,10 @@ impl RegistryError {
             Self::NoAction { action, actions, .. } => {
                 return did_you_mean(action.action.as_str(), actions.iter().map(String::as_str));
             }
-            Self::ComponentMissing { .. } | Self::ComponentChanged { .. } => {
+            Self::ComponentMissing { .. } | Self::ComponentChanged { .. } | Self::ManifestChanged(_) => {
                 "install the same connector again with `keyward plugin add`"
             }
             Self::Overtaken(_) => "look at the difference again",
-            Self::ManifestChanged(_) => "install the same connector again with `keyward plugin add`",
             Self::DiskFull | Self::Store(StoreError::DiskFull) => "free some space and try again",
             Self::Store(StoreError::Busy) => "wait for the other process, or end it",
             Self::Store(StoreError::Corrupt(_)) => "restore the database from a backup",

@@ -31,8 +31,16 @@ pub struct Proposal {
     pub connector: ConnectorId,
     /// What it asks for; [`crate::requirements`] puts that into lines.
     pub manifest: Manifest,
-    /// What changes against what is installed; `None` where nothing of that name is.
+    /// What changes against what is installed; `None` where nothing of that name is, or nothing that can be told
+    /// because it is `altered`.
     pub difference: Option<Difference>,
+    /// Whether the record of what is installed says something else than its component, and so nothing that anybody
+    /// agreed to.
+    pub altered: bool,
+    /// Whether this very component is installed, and nothing is wrong with it.
+    pub intact: bool,
+    /// The component that is installed under that name.
+    seen: Option<Digest>,
     tenant: TenantId,
     bytes: Vec<u8>,
 }
@@ -62,8 +70,22 @@ impl Registry {
         .await?;
         let connector = ConnectorId { name: manifest.name.clone(), version: manifest.version.clone(), digest };
         let installed = self.store.find(tenant, &connector.name).await?;
-        let difference = installed.map(|old| Difference::between(&old.connector, &old.manifest, &connector, &manifest));
-        Ok(Proposal { connector, manifest, difference, tenant: tenant.clone(), bytes })
+        let state = match &installed {
+            Some(old) => self.verify(old).await.map(|()| old.connector == connector),
+            None => Ok(false),
+        };
+        let altered = matches!(state, Err(RegistryError::ManifestChanged(_)));
+        let between = |old: &Installed| Difference::between(&old.connector, &old.manifest, &connector, &manifest);
+        Ok(Proposal {
+            difference: installed.as_ref().filter(|_| !altered).map(between),
+            altered,
+            intact: state.unwrap_or(false),
+            seen: installed.map(|old| old.connector.digest),
+            connector,
+            manifest,
+            tenant: tenant.clone(),
+            bytes,
+        })
     }
 
     /// Installs what was proposed. The caller has shown it to `principal`, who agrees to it, and the
@@ -71,9 +93,9 @@ impl Registry {
     /// whose place it comes is removed, where nobody else uses it.
     ///
     /// # Errors
-    /// [`RegistryError::Overtaken`] where what is installed is no longer what the difference was made against.
+    /// [`RegistryError::Overtaken`] where what is installed is no longer what it was when it was proposed.
     pub async fn accept(&self, proposal: Proposal, principal: &Principal) -> Result<Installed, RegistryError> {
-        let Proposal { connector, manifest, difference, tenant, bytes } = proposal;
+        let Proposal { connector, manifest, seen, tenant, bytes, .. } = proposal;
         let blobs = self.blobs.clone();
         let digest = connector.digest;
         let hold = blocking(move || {
@@ -83,7 +105,6 @@ impl Registry {
         })
         .await?;
 
-        let seen = difference.map(|difference| difference.from.digest);
         let installed = Installed {
             tenant,
             connector,
@@ -124,21 +145,33 @@ impl Registry {
         if action.version.as_ref().is_some_and(|version| *version != installed.connector.version) {
             return Err(RegistryError::OtherVersion { action: action.clone(), installed: installed.connector.version });
         }
+        self.verify(&installed).await?;
+        let actions = &installed.manifest.actions;
+        let Some(found) = actions.get(&action.action).cloned() else {
+            return Err(RegistryError::NoAction {
+                action: action.clone(),
+                actions: actions.keys().map(ToString::to_string).collect(),
+                version: installed.connector.version,
+            });
+        };
+        Ok((installed, found))
+    }
+
+    /// Whether an installed connector is what was agreed to: its component is there, byte for byte, and its record says
+    /// what stands in it.
+    ///
+    /// # Errors
+    /// [`RegistryError::ComponentMissing`], [`RegistryError::ComponentChanged`] or [`RegistryError::ManifestChanged`]
+    /// where it is not, and others where that cannot be told.
+    pub async fn verify(&self, installed: &Installed) -> Result<(), RegistryError> {
         let blobs = self.blobs.clone();
         let digest = installed.connector.digest;
         let manifest = blocking(move || blobs.verify(&digest)).await?;
         // The rules come from the record, and only the component is pinned by the consent.
         if *manifest != installed.manifest || manifest.version != installed.connector.version {
-            return Err(RegistryError::ManifestChanged(installed.connector.name));
+            return Err(RegistryError::ManifestChanged(installed.connector.name.clone()));
         }
-        let Some(found) = manifest.actions.get(&action.action).cloned() else {
-            return Err(RegistryError::NoAction {
-                action: action.clone(),
-                version: installed.connector.version,
-                actions: manifest.actions.keys().map(ToString::to_string).collect(),
-            });
-        };
-        Ok((installed, found))
+        Ok(())
     }
 
     /// The components that any tenant uses.

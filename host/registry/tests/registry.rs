@@ -255,9 +255,17 @@ async fn a_record_that_says_something_else_than_the_component_is_never_used_and_
             let error = world.find(action).await.unwrap_err();
             assert!(matches!(error, RegistryError::ManifestChanged(_)), "{error}");
         }
+        let installed = world.registry.installed(&world.tenant).await.unwrap();
+        let state = world.registry.verify(&installed[0]).await;
+        assert!(matches!(state, Err(RegistryError::ManifestChanged(_))), "{state:?}");
+        // It is no ground for a difference, and the same component again is not what is there.
+        let proposal = world.registry.propose(&world.tenant, connector("0.1.0")).await.unwrap();
+        assert_eq!((proposal.altered, proposal.intact, &proposal.difference), (true, false, &None));
     }
     world.install(&world.tenant, "0.1.0").await;
     assert!(world.find("github.list-issues").await.is_ok());
+    let proposal = world.registry.propose(&world.tenant, connector("0.1.0")).await.unwrap();
+    assert_eq!((proposal.altered, proposal.intact), (false, true));
 }
 
 #[tokio::test]

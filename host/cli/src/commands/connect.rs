@@ -286,7 +286,9 @@ async fn scopes_of(
     for Purpose { connector, action } in &arguments.purposes {
         let manifest = match action {
             None => {
-                let manifest = installed::find(base, context, connector).await?.manifest;
+                let installed = installed::find(base, context, connector).await?;
+                base.registry.verify(&installed).await?;
+                let manifest = installed.manifest;
                 actions.extend(manifest.actions.values().cloned());
                 manifest
             }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{connections, plugin::installed::is_intact, vault};
+use super::{connections, vault};
 use crate::{
     commands::Context,
     compose::{self, Base},
@@ -119,7 +119,7 @@ async fn installation(context: &Context, config: Config, checks: &mut Vec<Check>
     checks.push(vault_check(context, &config, &store, &status).await);
     match Base::open(context).await {
         Ok(base) => {
-            checks.push(components(context, &base).await);
+            checks.push(connectors(context, &base).await);
             checks.push(accounts(context, &base).await);
         }
         Err(failure) => checks.push(Check::failed("connectors", &failure)),
@@ -252,26 +252,23 @@ async fn vault_check(context: &Context, config: &Config, store: &Store, status: 
     }
 }
 
-/// Whether the installed components are there, byte for byte.
-async fn components(context: &Context, base: &Base) -> Check {
+/// Whether the installed connectors are what was agreed to.
+async fn connectors(context: &Context, base: &Base) -> Check {
     const NAME: &str = "connectors";
     let installed = match base.registry.installed(&context.tenant).await {
         Ok(installed) => installed,
         Err(error) => return Check::failed(NAME, &error.into()),
     };
-    let broken: Vec<_> = installed
-        .iter()
-        .filter(|installed| !is_intact(base, &installed.connector.digest))
-        .map(|installed| installed.connector.name.as_str())
-        .collect();
-    match broken[..] {
-        [] => Check::ok(NAME, format!("{} installed, as they were agreed to", installed.len())),
-        _ => Check::fail(
-            NAME,
-            format!("missing or changed on disk: {}", broken.join(", ")),
-            "install them again with `keyward plugin add`",
-        ),
+    let mut broken = Vec::new();
+    for installed in &installed {
+        if let Err(fault) = base.registry.verify(installed).await {
+            broken.push(format!("{}: {fault}", installed.connector.name));
+        }
     }
+    if broken.is_empty() {
+        return Check::ok(NAME, format!("{} installed, as they were agreed to", installed.len()));
+    }
+    Check::fail(NAME, broken.join("; "), "install them again with `keyward plugin add`")
 }
 
 async fn accounts(context: &Context, base: &Base) -> Check {

@@ -7,7 +7,7 @@ use keyward_model::manifest::Manifest;
 use keyward_registry::{Difference, Proposal};
 use serde_json::json;
 
-use super::{inspect, installed};
+use super::inspect;
 use crate::{
     commands::{
         Context,
@@ -46,7 +46,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
 
     // The same bytes were agreed to before. They are only put back where they are missing or were changed on disk.
     let known = proposal.difference.as_ref().is_some_and(|difference| difference.from == connector);
-    if known && installed::is_intact(&base, &connector.digest) {
+    if proposal.intact {
         return output.result(&json!({"connector": connector, "installed": true, "changed": false}), || {
             format!("{what} is installed already, byte for byte.")
         });
@@ -55,6 +55,11 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         output.show(format_args!("{}\n", inspect::describe(&proposal.manifest, &connector.digest, size)));
         if let Some(difference) = &proposal.difference {
             output.show(format_args!("{}\n", changes(difference)));
+        }
+        if proposal.altered {
+            let text =
+                "The record of what is installed is not what its component says, so it comes in its place as a whole.";
+            output.show(format_args!("{}\n", styled(style::ODD, text)));
         }
         agree(context, &arguments, &proposal, &what)?;
     }

@@ -62,6 +62,7 @@ async fn installed(context: &Context, name: &Path) -> Result<Option<(Vec<u8>, Ma
     let base = Base::open(context).await?;
     let connector: keyward_model::ConnectorName = connector;
     let installed = super::installed::find(&base, context, &connector).await?;
+    base.registry.verify(&installed).await?;
     let path = base.registry.component_path(&installed.connector.digest);
     let bytes = fs::read(&path).map_err(|error| files::cannot("read", &path, &error))?;
     Ok(Some((bytes, installed.manifest)))

@@ -1,8 +1,8 @@
 //! `keyward plugin list` and `remove`.
 
 use clap::Args;
-use keyward_model::{ConnectorName, Digest};
-use keyward_registry::{Installed, RegistryError, artifact};
+use keyward_model::ConnectorName;
+use keyward_registry::{Installed, RegistryError};
 use serde_json::json;
 
 use crate::{
@@ -27,9 +27,14 @@ pub(crate) struct RemoveArguments {
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {
     let base = Base::open(context).await?;
     let all = base.registry.installed(&context.tenant).await?;
+    let mut faults = Vec::new();
+    for installed in &all {
+        faults.push(base.registry.verify(installed).await.err());
+    }
     let document: Vec<_> = all
         .iter()
-        .map(|installed| {
+        .zip(&faults)
+        .map(|(installed, fault)| {
             json!({
                 "connector": installed.connector,
                 "title": installed.manifest.title,
@@ -37,6 +42,7 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
                 "actions": installed.manifest.actions.keys().collect::<Vec<_>>(),
                 "consented_by": installed.consented_by,
                 "consented_at": output::rfc3339(installed.consented_at),
+                "fault": fault.as_ref().map(ToString::to_string),
             })
         })
         .collect();
@@ -60,6 +66,11 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
             }),
         )
     })?;
+    for (installed, fault) in all.iter().zip(faults) {
+        if let Some(fault) = fault {
+            context.output.warn(format_args!("{} cannot be used: {fault}", installed.connector.name));
+        }
+    }
     if all.is_empty() {
         context.output.hint("install one with `keyward plugin add`, or make one with `keyward plugin new`");
     }
@@ -79,12 +90,7 @@ pub(super) async fn remove(context: &Context, arguments: RemoveArguments) -> Res
     })
 }
 
-/// Whether the component with that digest is on disk, byte for byte.
-pub(in crate::commands) fn is_intact(base: &Base, digest: &Digest) -> bool {
-    std::fs::read(base.registry.component_path(digest)).is_ok_and(|bytes| artifact::digest(&bytes) == *digest)
-}
-
-/// The installed connector of that name.
+/// The installed connector of that name. Whether it is what was agreed to is not looked at.
 pub(in crate::commands) async fn find(
     base: &Base,
     context: &Context,
