@@ -7,6 +7,11 @@ use keyward::{Request, SendError, clock, http::Response, prelude::*, serde::de::
 /// The most that GitHub puts on one page.
 pub(crate) const PAGE: u32 = 100;
 
+/// How much of an output a list may take: Keyward takes 4 MiB of JSON with 200,000 values and keys, and beside the list
+/// there is little.
+const OUTPUT_BYTES: usize = 4_000_000;
+const OUTPUT_VALUES: usize = 190_000;
+
 /// GitHub asks for a minute of patience where it names no delay.
 const SECONDARY_LIMIT: Duration = Duration::from_secs(60);
 
@@ -100,14 +105,15 @@ impl Fault {
 
 /// Reads a list page by page until `limit` of the items that `keep` takes are there; whether there may be more.
 ///
-/// Where the call may not move so much, what was found until then is the outcome: another attempt would come no
-/// further.
-pub(crate) fn collect<Raw: DeserializeOwned, T>(
+/// Where the call may not move or return so much, what was found until then is the outcome: another attempt would come
+/// no further.
+pub(crate) fn collect<Raw: DeserializeOwned, T: Serialize>(
     request: Request<'_>,
     per_page: u32,
     limit: u32,
     mut keep: impl FnMut(Raw) -> Option<T>,
 ) -> Result<(Vec<T>, bool)> {
+    let (mut bytes, mut values) = (0, 0);
     let (mut items, mut pages) = (Vec::new(), request.query("per_page", per_page).github().paginate());
     while let Some(page) = pages.next() {
         let page = match page {
@@ -122,6 +128,13 @@ pub(crate) fn collect<Raw: DeserializeOwned, T>(
             if items.len() == limit as usize {
                 return Ok((items, true));
             }
+            let output = json!(item);
+            bytes += output.to_string().len() + 1;
+            values += count(&output);
+            if bytes > OUTPUT_BYTES || values > OUTPUT_VALUES {
+                keyward::warn!("the list ends after {} of at most {limit}: an output holds no more", items.len());
+                return Ok((items, true));
+            }
             items.push(item);
         }
         if items.len() == limit as usize {
@@ -129,6 +142,15 @@ pub(crate) fn collect<Raw: DeserializeOwned, T>(
         }
     }
     Ok((items, false))
+}
+
+/// How many values and keys are in a value; an empty list or object counts as two.
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>().max(1),
+        Value::Object(entries) => 1 + entries.values().map(|value| 1 + count(value)).sum::<usize>().max(1),
+        _ => 1,
+    }
 }
 
 /// Whether the call has used up its own requests or bytes.

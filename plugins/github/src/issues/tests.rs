@@ -133,6 +133,30 @@ fn list_ends_at_the_limit_and_tells_that_there_is_more() {
 }
 
 #[test]
+fn list_holds_no_more_than_an_output_may() {
+    let host = FakeHost::new();
+    for page in 0..7 {
+        let mut issues: Vec<Value> = (0..100).map(|number| issue(page * 100 + number)).collect();
+        for issue in &mut issues {
+            issue["body"] = json!("x".repeat(6000));
+        }
+        let url = |page: u64| match page {
+            0 => "/repos/ada/engine/issues".to_owned(),
+            _ => format!("https://api.github.com/repositories/42/issues?page={page}"),
+        };
+        let link = format!(r#"<{}>; rel="next""#, url(page + 1));
+        let answer = host.on("GET", &url(page));
+        let answer = if page == 0 { answer.query("per_page", "100") } else { answer };
+        answer.respond_with(200, &[("link", &link)], json!(issues));
+    }
+    let output = host.call::<list_issues>(json!({"owner": "ada", "repository": "engine", "limit": 1000})).unwrap();
+    let found = numbers(&output).len();
+    assert!((600..650).contains(&found), "{found}");
+    assert_eq!(output["more"], json!(true));
+    assert!(output.to_string().len() <= 4 << 20);
+}
+
+#[test]
 fn list_asks_for_open_issues_and_full_pages_by_default() {
     let host = FakeHost::new();
     host.on("GET", "/repos/ada/engine/issues").respond(200, json!([]));
