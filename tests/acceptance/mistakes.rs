@@ -12,6 +12,9 @@ use keyward_harness::{
     authorization_server::{CLIENT_SECRET, Options},
     keyward::{PASSPHRASE, binary},
 };
+use keyward_model::{AuditEvent, TenantId};
+use keyward_registry::PluginStore;
+use keyward_store::Store;
 use serde_json::json;
 
 /// Standard error has one line that begins with `error`, and a hint.
@@ -102,6 +105,64 @@ fn a_component_that_was_changed_after_the_consent_is_not_run() -> Result<()> {
     one_error_with_a_hint(&keyward.run(["call", "hello.hello", "name=World"])?.failure(4).stderr);
     let outcome = keyward.run(["--json", "call", "hello.hello", "name=World"])?.failure(4);
     assert_eq!(outcome.error()["code"], "component-changed", "{}", outcome.stderr);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_a_connector_that_was_changed_is_told_and_agreed_to_anew() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    keyward.add_plugin("hello")?;
+    let store = Store::open(&keyward.data_dir().join("keyward.db")).await?;
+    let mut installed = store.installed(&TenantId::default()).await?.remove(0);
+    installed.manifest.title = "Another".to_owned();
+    let audit = serde_json::from_value(json!({
+        "id": "01930000-0000-7000-8000-000000000001",
+        "at": "2026-11-22T13:00:00Z",
+        "tenant": installed.tenant,
+        "principal": installed.consented_by,
+        "event": AuditEvent::Consent { change: "altered".to_owned() },
+    }))?;
+    store.put(Some(&installed.connector.digest), &installed, &audit).await?;
+    drop(store);
+
+    let outcome = keyward.run(["--json", "call", "hello.hello", "name=World"])?.failure(4);
+    assert_eq!(outcome.error()["code"], "manifest-changed", "{}", outcome.stderr);
+    let doctor = keyward.run(["doctor"])?.failure(1);
+    assert!(doctor.stdout.contains("hello: the record of the connector"), "{}", doctor.stdout);
+    let list = keyward.run(["--json", "plugin", "list"])?.success().json();
+    assert!(list[0]["fault"].as_str().is_some_and(|fault| fault.contains("the record")), "{list}");
+
+    keyward.add_plugin("hello")?;
+    keyward.run(["call", "hello.hello", "name=World"])?.success();
+    let list = keyward.run(["--json", "plugin", "list"])?.success().json();
+    assert_eq!(list[0]["fault"], json!(null));
+    Ok(())
+}
+
+#[test]
+fn runs_that_are_not_there_name_the_command_that_makes_one() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let outcome = keyward.run(["runs", "show"])?.failure(2);
+    one_error_with_a_hint(&outcome.stderr);
+    assert!(outcome.stderr.contains("keyward run <flow>"), "{}", outcome.stderr);
+    assert!(keyward.run(["runs", "list"])?.success().stderr.contains("keyward run <flow>"));
+    Ok(())
+}
+
+#[test]
+fn what_is_likely_not_meant_in_a_flow_is_told_to_programs_too() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let flow = "document: {dsl: '1.0.3', namespace: tests, name: again, version: '0.1.0'}\ndo:\n  - a:\n      try:\n        - b: {set: {x: 1}}\n      catch:\n        retry: {delay: {seconds: 1}}\n";
+    fs::write(keyward.folder().join("again.yaml"), flow)?;
+    let run = keyward.run(["--json", "run", "again.yaml"])?.success().json();
+    assert_eq!((&run["phase"], &run["warnings"][0]["code"]), (&json!("completed"), &json!("unbounded-retry")), "{run}");
+    let check = keyward.run(["--json", "flow", "check", "again.yaml"])?.success().json();
+    assert_eq!((&check["looked_up"], &check["warnings"]), (&json!(true), &run["warnings"]));
+
+    let nowhere = Keyward::empty()?;
+    fs::write(nowhere.folder().join("again.yaml"), flow)?;
+    let check = nowhere.run(["--json", "flow", "check", "again.yaml"])?.success().json();
+    assert_eq!(check["looked_up"], json!(false));
     Ok(())
 }
 

@@ -39,18 +39,28 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     let shown = arguments.file.display().to_string();
     let (source, flow, mut warnings) = read(&arguments.file)?;
     // A flow may be checked where it will never run, so what is not installed here is no fault.
-    match Base::open(context).await {
-        Ok(base) => warnings.extend(unresolved(context, &base, &flow, Severity::Warning).await?),
+    let looked_up = match Base::open(context).await {
+        Ok(base) => {
+            warnings.extend(unresolved(context, &base, &flow, Severity::Warning).await?);
+            true
+        }
         Err(failure) => {
             context.output.say(format_args!("connectors are not looked up: {failure}"));
+            false
         }
-    }
+    };
     if !warnings.is_empty() {
         context.output.diagnostics(&shown, &source, &warnings);
     }
     let calls: Vec<_> = flow.calls().map(|call| json!({"step": call.step, "action": call.action})).collect();
     let warnings = diagnostics::to_json(&source, &warnings);
-    let document = json!({"file": arguments.file, "flow": flow.id(), "calls": calls, "warnings": warnings});
+    let document = json!({
+        "file": arguments.file,
+        "flow": flow.id(),
+        "calls": calls,
+        "looked_up": looked_up,
+        "warnings": warnings,
+    });
     context.output.result(&document, || {
         let id = flow.id();
         let calls = if calls.len() == 1 { "1 call".to_owned() } else { format!("{} calls", calls.len()) };

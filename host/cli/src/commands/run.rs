@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use keyward_model::Severity;
+use serde_json::json;
 
 use super::{flow, runs};
 use crate::{
     commands::Context,
     compose::{Base, Host},
+    diagnostics,
     failure::Failure,
     input,
 };
@@ -48,5 +50,6 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;
     let host = Host::over(base.unlock(context).await?)?;
     let usage = input::usage(&schema);
-    runs::begin(context, &host, &source, input, usage).await
+    let warnings = json!(diagnostics::to_json(&source, &warnings));
+    runs::begin(context, &host, &source, input, usage, warnings).await
 }

@@ -21,6 +21,9 @@ use crate::{
     signals,
 };
 
+/// What to do where there are no runs.
+const START: &str = "start one with `keyward run <flow>`";
+
 /// What can be done with runs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -82,7 +85,11 @@ async fn list(context: &Context, arguments: ListArguments) -> Result<(), Failure
                 ]
             }),
         )
-    })
+    })?;
+    if all.is_empty() {
+        context.output.hint(START);
+    }
+    Ok(())
 }
 
 async fn show(context: &Context, arguments: ShowArguments) -> Result<(), Failure> {
@@ -91,7 +98,7 @@ async fn show(context: &Context, arguments: ShowArguments) -> Result<(), Failure
         Some(run) => run,
         None => match base.store.runs(&context.tenant, 1).await?.first() {
             Some(newest) => newest.id,
-            None => return Err(Failure::new(Exit::Usage, "run-unknown", "there are no runs")),
+            None => return Err(Failure::new(Exit::Usage, "run-unknown", "there are no runs").hint(START)),
         },
     };
     let (record, history) = base.store.history(&context.tenant, &run).await?;
@@ -132,13 +139,14 @@ fn describe(record: &RunRecord, history: &[Entry]) -> String {
 }
 
 /// Starts a run of the flow `source` and sees it to its end. `usage` is what the flow takes, for whoever gives it
-/// something else.
+/// something else; `warnings` is what is likely not meant in it, for a program.
 pub(super) async fn begin(
     context: &Context,
     host: &Host,
     source: &str,
     input: Value,
     usage: Option<String>,
+    warnings: Value,
 ) -> Result<(), Failure> {
     let (live, stop) = (Arc::new(Live::new(context.output, "Starting")), Stop::default());
     let engine = host.engine(live.clone());
@@ -148,7 +156,10 @@ pub(super) async fn begin(
         Failure::from(error).maybe_hint(usage.map(|usage| format!("it takes: {usage}")))
     })?;
     live.say(format_args!("{} {run}", styled(style::FAINT, "run")));
-    finish(context, &live, run, &stop, engine.run(&context.tenant, &run, &stop)).await
+    let record = finish(&live, run, &stop, engine.run(&context.tenant, &run, &stop)).await?;
+    let mut document = document(&record);
+    document["warnings"] = warnings;
+    outcome(context, record, document)
 }
 
 async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Failure> {
@@ -157,13 +168,17 @@ async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Fai
     let (record, _) = base.store.history(&context.tenant, &arguments.run).await?;
     if record.phase.is_final() {
         context.output.say(format_args!("run {} has ended already", record.id));
-        return outcome(context, record);
+        let document = document(&record);
+        return outcome(context, record, document);
     }
     still_there(context, &base, &record).await?;
     let host = Host::over(base.unlock(context).await?)?;
     let (live, stop) = (Arc::new(Live::new(context.output, "Taking it up")), Stop::default());
     let engine = host.engine(live.clone());
-    finish(context, &live, arguments.run, &stop, take_up(context, &live, &engine, &arguments.run, &stop)).await
+    let taken_up = take_up(context, &live, &engine, &arguments.run, &stop);
+    let record = finish(&live, arguments.run, &stop, taken_up).await?;
+    let document = document(&record);
+    outcome(context, record, document)
 }
 
 /// Whether all that the flow calls is here. Without it the run would fault for good, and so it waits where it is.
@@ -210,12 +225,11 @@ async fn take_up(
 /// Waits for the end of a run, or for somebody who interrupts it: the first time the step under way is finished,
 /// the second time nothing is.
 async fn finish(
-    context: &Context,
     live: &Live,
     run: RunId,
     stop: &Stop,
     running: impl Future<Output = Result<RunRecord, EngineError>>,
-) -> Result<(), Failure> {
+) -> Result<RunRecord, Failure> {
     signals::take();
     let mut running = pin!(running);
     let ended = loop {
@@ -231,13 +245,13 @@ async fn finish(
         }
     };
     live.end();
-    outcome(context, ended.map_err(|error| Failure::from(error).detail("run", run.to_string()))?)
+    ended.map_err(|error| Failure::from(error).detail("run", run.to_string()))
 }
 
-/// Shows how a run ended.
-fn outcome(context: &Context, record: RunRecord) -> Result<(), Failure> {
+/// Shows how a run ended; `document` is for a program.
+fn outcome(context: &Context, record: RunRecord, document: Value) -> Result<(), Failure> {
     if context.output.is_json() {
-        context.output.document(&document(&record))?;
+        context.output.document(&document)?;
     } else if let Some(output) = &record.output {
         context.output.document(output)?;
     }
