@@ -1,7 +1,9 @@
 //! What goes wrong for a person: one clear error with what to do next, and nothing lost.
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt as _,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -187,6 +189,182 @@ fn a_construct_that_is_not_executed_is_refused_by_its_name() -> Result<()> {
     fs::write(keyward.folder().join("shell.yaml"), flow)?;
     let outcome = keyward.run(["flow", "check", "shell.yaml"])?.failure(3);
     assert!(outcome.stderr.contains("shell"), "{}", outcome.stderr);
+    Ok(())
+}
+
+/// The flow calls an action of GitHub and names no connection.
+const NOBODY: &str = "
+document: {dsl: '1.0.3', namespace: tests, name: nobody, version: '0.1.0'}
+do:
+  - who: {call: github.current-user}
+";
+
+#[test]
+fn a_flow_that_lacks_its_connection_is_told_before_it_begins() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    keyward.add_plugin("github")?;
+    fs::write(keyward.folder().join("nobody.yaml"), NOBODY)?;
+    let warned = |hint: &str| -> Result<()> {
+        let checked = keyward.run(["--json", "flow", "check", "nobody.yaml"])?.success().json();
+        assert_eq!(checked["warnings"][0]["code"], "connection-missing", "{checked}");
+        assert!(checked["warnings"][0]["hint"].as_str().unwrap().contains(hint), "{checked}");
+        let outcome = keyward.run(["flow", "check", "nobody.yaml"])?.success();
+        assert!(!outcome.stdout.contains("can be run"), "{}", outcome.stdout);
+        // It ends as the call alone would, and leaves no run behind.
+        for command in [["run", "nobody.yaml"], ["call", "github.current-user"]] {
+            let error = keyward.run(["--json"].iter().chain(&command))?.failure(5).error();
+            assert_eq!(error["code"], "connection-missing", "{error}");
+        }
+        assert_eq!(keyward.run(["--json", "runs", "list"])?.success().json(), json!([]));
+        Ok(())
+    };
+    warned("keyward connect github")?;
+    for name in ["home", "work"] {
+        let connect = ["connect", "github", "--method", "bearer", "--name", name, "--secret-file", "-"];
+        keyward.run_with_input(connect, "test-token")?.success();
+        if name == "home" {
+            let outcome = keyward.run(["flow", "check", "nobody.yaml"])?.success();
+            assert!(outcome.stdout.contains("can be run"), "{}", outcome.stdout);
+        }
+    }
+    warned("metadata: {connection: ...}")?;
+    Ok(())
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_shown_as_well_as_it_can_be() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let flow = OsStr::from_bytes(b"b\xff.yaml");
+    fs::write(keyward.folder().join(flow), GREET)?;
+    let name = |text: &'static str| OsStr::new(text);
+    let odd = OsStr::from_bytes(b"b\xff");
+    let commands: [(&[&OsStr], &str); 3] = [
+        (&[name("flow"), name("check"), flow], "file"),
+        (&[name("plugin"), name("new"), name("demo"), name("--dir"), odd], "directory"),
+        (&[name("man"), OsStr::from_bytes(b"man\xff")], "directory"),
+    ];
+    for (command, member) in commands {
+        let document = keyward.run([name("--json")].iter().chain(command))?.success().json();
+        assert!(document[member].as_str().unwrap().contains('\u{fffd}'), "{document}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_examples_of_call_are_accepted_by_the_connector() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    keyward.add_plugin("github")?;
+    let issue = json!({"owner": "octo-org", "repository": "hello", "title": "test"});
+    fs::write(keyward.folder().join("issue.json"), issue.to_string())?;
+    let help = keyward.run(["call", "--help"])?.success().stdout;
+    let examples: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix("keyward call ")).collect();
+    assert_eq!(examples.len(), 2, "{help}");
+    for example in examples {
+        // As a shell reads it.
+        let words = Command::new("sh").arg("-c").arg(format!("printf '%s\\n' {example}")).output()?;
+        let words = String::from_utf8(words.stdout)?;
+        // It ends for want of a connection, and for nothing else.
+        keyward.run(["call"].into_iter().chain(words.lines()))?.failure(5);
+    }
+    Ok(())
+}
+
+#[test]
+fn every_fault_that_doctor_finds_has_a_hint() -> Result<()> {
+    let root = |keyward: &Keyward, text: &str| -> Result<()> {
+        let config = keyward.data_dir().join("config.toml");
+        let rest = fs::read_to_string(&config)?;
+        Ok(fs::write(config, rest.replace("[network]", &format!("[network]\nextra_roots = [\"ca.pem\"]\n{text}")))?)
+    };
+    type Damage<'a> = &'a dyn Fn(&Keyward) -> Result<()>;
+    let damages: [(&str, &str, Damage<'_>); 6] = [
+        ("vault", "put the file back", &|keyward| Ok(fs::remove_file(keyward.folder().join("root.key"))?)),
+        ("vault", "extra_roots", &|keyward| root(keyward, "")),
+        ("vault", "extra_roots", &|keyward| {
+            fs::write(keyward.data_dir().join("ca.pem"), "no certificate")?;
+            root(keyward, "")
+        }),
+        ("configuration", "docs/cli.md", &|keyward| root(keyward, "nonsense = 1")),
+        ("database", "data directory", &|keyward| {
+            // What may wait in the write-ahead log would mend it.
+            let _ = fs::remove_file(keyward.data_dir().join("keyward.db-wal"));
+            Ok(fs::write(keyward.data_dir().join("keyward.db"), "no database")?)
+        }),
+        ("data directory", "keyward init", &|keyward| Ok(fs::remove_file(keyward.data_dir().join("keyward.db"))?)),
+    ];
+    for (name, hint, damage) in damages {
+        let keyward = Keyward::empty()?;
+        let key = format!("file:{}", keyward.folder().join("root.key").display());
+        keyward.run(["init", "--key", &key])?.success();
+        damage(&keyward)?;
+        let found = keyward.run(["--json", "doctor"])?.failure(1).json();
+        let faults: Vec<_> =
+            found["checks"].as_array().unwrap().iter().filter(|check| check["verdict"] != "ok").collect();
+        for fault in &faults {
+            assert!(fault["hint"].as_str().is_some_and(|hint| !hint.is_empty()), "no hint: {fault}");
+        }
+        let told = faults.iter().any(|fault| fault["name"] == name && fault["hint"].as_str().unwrap().contains(hint));
+        assert!(told, "{hint}: {found}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_authority_that_cannot_be_used_is_named_with_its_file() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let config = keyward.data_dir().join("config.toml");
+    let text = fs::read_to_string(&config)?.replace("[network]", "[network]\nextra_roots = [\"ca.pem\"]");
+    fs::write(&config, text)?;
+    for content in [None, Some("no certificate")] {
+        if let Some(content) = content {
+            fs::write(keyward.data_dir().join("ca.pem"), content)?;
+        }
+        let outcome = keyward.run(["vault", "rotate"])?.failure(3);
+        one_error_with_a_hint(&outcome.stderr);
+        assert!(outcome.stderr.contains("data/ca.pem"), "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains("current directory"), "{}", outcome.stderr);
+    }
+    Ok(())
+}
+
+#[test]
+fn help_that_cannot_be_written_is_a_failure() -> Result<()> {
+    let keyward = Keyward::empty()?;
+    let output = keyward.command(["--help"]).stdout(fs::File::create("/dev/full")?).output()?;
+    assert_eq!(output.status.code(), Some(8), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+fn a_root_key_in_the_data_directory_is_refused() -> Result<()> {
+    let keyward = Keyward::empty()?;
+    let init = keyward.run(["init", "--key", "file:data/root.key"])?.failure(2);
+    one_error_with_a_hint(&init.stderr);
+    assert!(!keyward.data_dir().exists(), "it left something behind");
+    keyward.run(["init", "--key", "file:root.key"])?.success();
+    let rekey = keyward.run(["vault", "rekey", "--key", "file:data/keys/new.key"])?.failure(2);
+    one_error_with_a_hint(&rekey.stderr);
+    assert!(!keyward.data_dir().join("keys").exists(), "it left something behind");
+    keyward.run(["vault", "rotate"])?.success();
+    Ok(())
+}
+
+#[test]
+fn a_variable_that_is_set_to_nothing_counts_as_not_set() -> Result<()> {
+    let mut keyward = Keyward::empty()?;
+    for name in ["KEYWARD_DATA_DIR", "KEYWARD_CONFIG", "KEYWARD_KEY", "KEYWARD_LOG"] {
+        keyward.set(name, "");
+    }
+    let command = keyward.command(["doctor"]);
+    let mut plain = Command::new(binary());
+    plain
+        .env_clear()
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .args(["--json", "doctor"]);
+    let found: serde_json::Value = serde_json::from_slice(&plain.output()?.stdout)?;
+    let data_directory = found["checks"].as_array().unwrap().iter().find(|check| check["name"] == "data directory");
+    let default = keyward.folder().join("home/data/keyward").display().to_string();
+    assert!(data_directory.is_some_and(|check| check["found"].as_str().unwrap().ends_with(&default)), "{found}");
     Ok(())
 }
 

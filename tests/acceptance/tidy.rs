@@ -292,9 +292,31 @@ fn every_reason_code_stands_in_the_docs() {
 }
 
 #[test]
+fn every_member_of_an_error_stands_in_the_docs() {
+    let sources: String =
+        shipped().into_iter().filter(|(path, _)| path.starts_with("host/cli")).map(|(_, text)| text).collect();
+    let written: BTreeSet<&str> = [".detail(\"", "error[\""]
+        .iter()
+        .flat_map(|start| sources.split(start).skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    let page = fs::read_to_string(repository().join("docs/exit-codes.md")).unwrap();
+    let (_, table) = page.split_once("| member | meaning |").unwrap();
+    let cells = table.lines().filter_map(|line| line.strip_prefix("| ")?.split('|').next());
+    let documented: BTreeSet<&str> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    assert_eq!(written, documented);
+}
+
+/// Whether a word is the bare name of a test: no other word of ours has as many underscores.
+fn is_test_name(word: &str) -> bool {
+    word.matches('_').count() >= 3 && word.chars().all(|c| c == '_' || c.is_ascii_lowercase())
+}
+
+#[test]
 fn every_test_that_holds_a_promise_exists() {
     let page = fs::read_to_string(repository().join("SECURITY.md")).unwrap();
     let (mut named, mut missing) = (0, Vec::new());
+    let tests: String = ["host", "tests"].into_iter().flat_map(rust_files).map(|(_, text)| text).collect();
     // What stands between backticks: a test, all tests of a file, or a place in the repository.
     for word in page.split('`').skip(1).step_by(2) {
         let exists = match word.split_once("::") {
@@ -306,6 +328,7 @@ fn every_test_that_holds_a_promise_exists() {
                 let path = repository().join(word);
                 path.exists() || path.with_extension("rs").exists()
             }
+            None if is_test_name(word) => tests.contains(&format!("fn {word}(")),
             None => continue,
         };
         named += 1;

@@ -1,8 +1,12 @@
 //! The command line: its tree and what all commands share.
 
-use std::path::PathBuf;
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
-use clap::{Args, Parser, Subcommand, builder::styling};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, builder::styling};
 
 use crate::{commands, failure::Exit};
 
@@ -22,6 +26,23 @@ pub(crate) struct Cli {
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line. A variable that is set to nothing counts as one that is not set.
+    pub(crate) fn read(words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Self, clap::Error> {
+        let matches = without_empty_variables(Self::command()).try_get_matches_from(words)?;
+        Self::from_arg_matches(&matches).map_err(|error| error.format(&mut Self::command()))
+    }
+}
+
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    command
+        .mut_args(
+            |argument| if argument.get_env().is_some_and(is_empty) { argument.env(None::<&str>) } else { argument },
+        )
+        .mut_subcommands(without_empty_variables)
 }
 
 /// What every command takes.
@@ -102,8 +123,6 @@ fn after_help() -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -10,7 +10,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keyward_egress::{Audited, Gate, HttpWire, WireConfig};
+use keyward_egress::{Audited, EgressError, Gate, HttpWire, WireConfig};
 use keyward_flow::{Engine, Observer};
 use keyward_model::Invoke;
 use keyward_registry::Registry;
@@ -108,9 +108,21 @@ impl Host {
 
 /// The road out, with the operator's exceptions.
 pub(crate) fn wire(config: &Config) -> Result<Arc<HttpWire>, Failure> {
-    let extra_roots_pem = config.extra_roots.iter().map(|path| files::read(path)).collect::<Result<_, _>>()?;
+    let named = |failure: Failure| {
+        failure.hint(format!("[network] extra_roots in {} names it: correct that, or the file", config.file.display()))
+    };
+    let roots = config.extra_roots.iter().map(|path| files::read(path).map_err(named));
+    let extra_roots_pem = roots.collect::<Result<_, _>>()?;
     let network = config.network.clone();
-    Ok(Arc::new(HttpWire::new(WireConfig { network, extra_roots_pem, connect_timeout: CONNECT_TIMEOUT })?))
+    let wire = HttpWire::new(WireConfig { network, extra_roots_pem, connect_timeout: CONNECT_TIMEOUT });
+    Ok(Arc::new(wire.map_err(|error| match error {
+        EgressError::ExtraRoot { number, cause } => {
+            let message =
+                format!("cannot use the certificates in {}: {cause}", config.extra_roots[number - 1].display());
+            named(Failure::new(Exit::BadInput, "extra-root-invalid", message))
+        }
+        error => error.into(),
+    })?))
 }
 
 /// How guests are run.

@@ -145,12 +145,12 @@ struct LimitsTable {
 impl Config {
     /// Resolves the configuration for a process with these flags and this environment.
     pub(crate) fn resolve(globals: &Globals) -> Result<Self, Failure> {
-        Self::from_parts(globals, globals.config.is_none(), |name| env::var_os(name).map(PathBuf::from))
+        Self::from_parts(globals, globals.config.is_none(), variable)
     }
 
     /// The same before the file is written: it may be missing, also where it was named.
     pub(crate) fn resolve_new(globals: &Globals) -> Result<Self, Failure> {
-        Self::from_parts(globals, true, |name| env::var_os(name).map(PathBuf::from))
+        Self::from_parts(globals, true, variable)
     }
 
     /// The same with the environment given, so that a test need not change its own.
@@ -171,6 +171,12 @@ impl Config {
                 .hint("name it with --data-dir or KEYWARD_DATA_DIR")
             })?,
         };
+        if data_dir.to_str().is_none() {
+            // SQLite takes no other names.
+            let message = format!("the name of the data directory {} is not UTF-8", data_dir.display());
+            return Err(Failure::new(Exit::Environment, "data-directory-unusable", message)
+                .hint("name another one with --data-dir or KEYWARD_DATA_DIR"));
+        }
         let file = absolute(globals.config.as_deref().unwrap_or(&data_dir.join("config.toml")))?;
         let text = match std::fs::read_to_string(&file) {
             Ok(text) => text,
@@ -231,6 +237,21 @@ impl Config {
         })
     }
 
+    /// Refuses a new root key that would be kept where a copy of the data directory alone has it, or under a name that
+    /// the configuration cannot hold.
+    pub(crate) fn check_new_key(&self, source: &KeySource) -> Result<(), Failure> {
+        let KeySource::File(path) = source else { return Ok(()) };
+        let problem = if path.to_str().is_none() {
+            "its name is not UTF-8"
+        } else if resolved(path).starts_with(resolved(&self.data_dir)) {
+            "it is in the data directory, and a copy of that must open nothing"
+        } else {
+            return Ok(());
+        };
+        let message = format!("{} cannot be the key file: {problem}", path.display());
+        Err(Failure::new(Exit::Usage, "key-file-misplaced", message).hint("name another file with --key file:<path>"))
+    }
+
     /// The database.
     pub(crate) fn database(&self) -> PathBuf {
         self.data_dir.join("keyward.db")
@@ -252,10 +273,21 @@ impl Config {
     }
 }
 
+/// A variable of the environment; one that is set to nothing counts as one that is not set.
+fn variable(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// `path` without links, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let known = path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
+    known.map_or_else(|| path.to_owned(), |(known, rest)| known.join(rest))
+}
+
 /// Where a key file goes that nobody named: beside the user's other configuration, not in the data directory,
 /// so that a copy of that directory alone opens nothing.
 pub(crate) fn default_key_file() -> Result<PathBuf, Failure> {
-    let base = base_directory(&|name| env::var_os(name).map(PathBuf::from), "XDG_CONFIG_HOME", ".config");
+    let base = base_directory(&variable, "XDG_CONFIG_HOME", ".config");
     base.map(|directory| directory.join("root.key")).ok_or_else(|| {
         Failure::new(
             Exit::Environment,
@@ -459,6 +491,32 @@ mod tests {
         assert_eq!(config.key, Some(KeySource::File(std::env::current_dir().unwrap().join("root.key"))));
         let failure = resolve("", Globals::default(), &[HOME, ("KEYWARD_KEY", "root.key")]).unwrap_err();
         assert_eq!((failure.code.as_str(), failure.hints.len()), ("config-invalid", 1));
+    }
+
+    #[test]
+    fn a_new_key_file_is_not_taken_from_the_data_directory_however_it_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (data, link) = (directory.path().join("data"), directory.path().join("link"));
+        std::fs::create_dir(&data).unwrap();
+        std::os::unix::fs::symlink(&data, &link).unwrap();
+        let globals = Globals { data_dir: Some(data.clone()), ..Globals::default() };
+        let config = Config::from_parts(&globals, true, |_| None).unwrap();
+        let check = |path: PathBuf| config.check_new_key(&KeySource::File(path)).map_err(|failure| failure.exit);
+        for path in [data.join("root.key"), data.join("new/root.key"), link.join("k"), link.join("../data/k")] {
+            assert_eq!(check(path.clone()), Err(Exit::Usage), "{}", path.display());
+        }
+        assert_eq!(check(directory.path().join("root.key")), Ok(()));
+        assert_eq!(check(directory.path().join("data.key")), Ok(()));
+        let odd: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"k\xff");
+        assert_eq!(check(directory.path().join(odd)), Err(Exit::Usage));
+    }
+
+    #[test]
+    fn a_data_directory_that_the_database_cannot_name_is_told() {
+        let odd: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"d\xff");
+        let globals = Globals { data_dir: Some(odd.into()), ..Globals::default() };
+        let failure = Config::from_parts(&globals, true, |_| None).unwrap_err();
+        assert_eq!((failure.exit, failure.hints.len()), (Exit::Environment, 1));
     }
 
     #[test]

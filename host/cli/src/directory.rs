@@ -51,44 +51,44 @@ impl Directory {
         let resolved = Cache::builder().time_to_live(FRESH).max_capacity(MAX_NAMES).build();
         Self { registry, vault, network, ceiling, resolved, rules: RwLock::default() }
     }
+}
 
-    /// The connection for a call: the named one, or the only one of the connector's provider.
-    async fn connection(&self, call: &ActionCall, manifest: &Manifest) -> Result<Option<ConnectionFacts>, InvokeError> {
-        let Some(provider) = &manifest.provider else {
-            return match &call.connection {
-                None => Ok(None),
-                Some(name) => Err(no_connection(
-                    Reason::ConnectionWrongProvider,
-                    format!("the connector {} uses no connection, and the call names {name}", manifest.name),
-                )
-                .hint("leave the connection out")),
-            };
-        };
-        // One list answers both questions, and an unknown name gets the others as a hint.
-        let all = self.vault.connections(&call.tenant).await.map_err(|error| unreadable(&error))?;
-        let facts = match &call.connection {
-            Some(name) => all.iter().find(|facts| facts.name == *name).ok_or_else(|| {
-                let known = all.iter().filter(|facts| facts.provider == *provider).map(|facts| facts.name.as_str());
-                let error = no_connection(Reason::ConnectionUnknown, format!("there is no connection {name}"));
-                match suggest::hint(name.as_str(), known) {
-                    Some(hint) => error.hint(hint),
-                    None => error.hint(connect(provider)),
-                }
-            })?,
-            None => the_only(&all, provider).map_err(|error| *error)?,
-        };
-        if facts.provider != *provider {
-            return Err(no_connection(
+/// The connection for a call of a connector among `all`: the one that the call names, or the only one of the
+/// connector's provider; `None` where the connector uses none.
+pub(crate) fn connection_for<'a>(
+    all: &'a [ConnectionFacts],
+    named: Option<&ConnectionName>,
+    manifest: &Manifest,
+) -> Result<Option<&'a ConnectionFacts>, Box<InvokeError>> {
+    let Some(provider) = &manifest.provider else {
+        return match named {
+            None => Ok(None),
+            Some(name) => Err(no_connection(
                 Reason::ConnectionWrongProvider,
-                format!(
-                    "the connection {} is one of {}, and the connector {} needs one of {provider}",
-                    facts.name, facts.provider, manifest.name
-                ),
-            )
-            .hint(connect(provider)));
-        }
-        Ok(Some(facts.clone()))
+                format!("the connector {} uses no connection, and the call names {name}", manifest.name),
+                "leave the connection out",
+            )),
+        };
+    };
+    let facts = match named {
+        Some(name) => all.iter().find(|facts| facts.name == *name).ok_or_else(|| {
+            let known = all.iter().filter(|facts| facts.provider == *provider).map(|facts| facts.name.as_str());
+            let hint = suggest::hint(name.as_str(), known).unwrap_or_else(|| connect(provider));
+            no_connection(Reason::ConnectionUnknown, format!("there is no connection {name}"), hint)
+        })?,
+        None => the_only(all, provider)?,
+    };
+    if facts.provider != *provider {
+        return Err(no_connection(
+            Reason::ConnectionWrongProvider,
+            format!(
+                "the connection {} is one of {}, and the connector {} needs one of {provider}",
+                facts.name, facts.provider, manifest.name
+            ),
+            connect(provider),
+        ));
     }
+    Ok(Some(facts))
 }
 
 /// The one connection of `provider`; a revoked one counts only where there is no other, so that the gate refuses the call
@@ -111,15 +111,15 @@ fn the_only<'a>(all: &'a [ConnectionFacts], provider: &str) -> Result<&'a Connec
             )
         }
     };
-    Err(Box::new(no_connection(Reason::ConnectionMissing, message).hint(hint)))
+    Err(no_connection(Reason::ConnectionMissing, message, hint))
 }
 
 fn connect(provider: &str) -> String {
     format!("connect an account with `keyward connect {provider}`")
 }
 
-fn no_connection(reason: Reason, message: String) -> InvokeError {
-    InvokeError::new(InvokeErrorKind::Connection, reason, message)
+fn no_connection(reason: Reason, message: String, hint: impl Into<String>) -> Box<InvokeError> {
+    Box::new(InvokeError::new(InvokeErrorKind::Connection, reason, message).hint(hint))
 }
 
 fn unreadable(error: &VaultError) -> InvokeError {
@@ -134,7 +134,8 @@ impl Catalog for Directory {
             return Ok(resolved);
         }
         let (installed, action) = self.registry.find(&call.tenant, &call.action).await?;
-        let connection = self.connection(call, &installed.manifest).await?;
+        let all = self.vault.connections(&call.tenant).await.map_err(|error| unreadable(&error))?;
+        let connection = connection_for(&all, call.connection.as_ref(), &installed.manifest).map_err(|error| *error)?;
         let resolved = Arc::new(Resolved {
             component: self.registry.component_path(&installed.connector.digest),
             limits: Limits::default().with(action.limits, self.ceiling),

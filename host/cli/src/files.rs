@@ -70,6 +70,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         let failure =
             Failure::new(Exit::BadInput, "file-unreadable", format!("cannot read {}", path.display())).because(&error);
         match error.kind() {
+            io::ErrorKind::NotFound if path.is_absolute() => failure.hint("check the path"),
             io::ErrorKind::NotFound => failure.hint("check the path; it is taken from the current directory"),
             io::ErrorKind::IsADirectory => failure.hint("name a file in it"),
             _ => failure,

@@ -27,7 +27,7 @@ mod toolchain;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::{
     arguments::Cli,
@@ -39,15 +39,20 @@ use crate::{
 fn main() -> ExitCode {
     // Before anything else: from here on no secret of this process can end in a core dump.
     keyward_vault::harden_process();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
     let context = Context::new(cli.globals.clone());
-    match start(&context, cli.command) {
+    end(context.output, start(&context, cli.command))
+}
+
+/// Tells why the command failed, where it did, and with which code it ends.
+fn end(output: Output, done: Result<(), Failure>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            context.output.failure(&failure);
+            output.failure(&failure);
             ExitCode::from(failure.exit.code())
         }
     }
@@ -103,18 +108,49 @@ fn log(context: &Context) -> Result<(), Failure> {
 /// Ends the process for a command line that asks for help or cannot be understood.
 fn refuse(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        let output = Output::new(false, false);
+        return end(output, output.text(&error.render().ansi().to_string()));
     }
     // The command line could not be parsed, so what it asks for is looked up in its words.
     if std::env::args_os().any(|argument| argument == "--json") {
-        let text = error.to_string();
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-        let tip = text.lines().find_map(|line| line.trim_start().strip_prefix("tip: "));
-        let failure = Failure::new(Exit::Usage, "usage", message).maybe_hint(tip).hint("see `keyward --help`");
-        Output::new(true, false).failure(&failure);
-    } else {
-        let _ = error.print();
+        return end(Output::new(true, false), Err(usage(error)));
     }
+    let _ = error.print();
     ExitCode::from(Exit::Usage.code())
+}
+
+/// What clap tells a person of a command line that cannot be understood, for a program.
+fn usage(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let message = match error.kind() {
+        // Its text is the help.
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+        // What is missing stands on lines of its own, and an empty one ends them.
+        _ => text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
+    };
+    let tip = text.lines().find_map(|line| line.trim_start().strip_prefix("tip: "));
+    Failure::new(Exit::Usage, "usage", message.trim_start_matches("error: "))
+        .maybe_hint(tip)
+        .hint("see `keyward --help`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_told_all_that_is_wrong_with_the_command_line() {
+        for (arguments, expected) in [
+            (&["connect"][..], "the following required arguments were not provided: <PROVIDER>"),
+            (&["flow"], "a command is missing"),
+            (&["doctor", "--jsn"], "unexpected argument '--jsn' found"),
+            (
+                &["completions", "dash"],
+                "invalid value 'dash' for '<SHELL>' [possible values: bash, elvish, fish, powershell, zsh]",
+            ),
+        ] {
+            let error = Cli::read(["keyward"].iter().chain(arguments)).err().map(|error| usage(&error).message.clone());
+            assert_eq!(error.as_deref(), Some(expected));
+        }
+    }
 }

@@ -176,7 +176,12 @@ fn stretch(passphrase: &Secret, iterations: u32, salt: &[u8; SALT]) -> Result<Ke
 
 fn read_file(path: &Path) -> Result<Key, VaultError> {
     let fault = |problem: String, hint: Option<String>| VaultError::KeyFile { path: path.to_owned(), problem, hint };
-    let file = fs::File::open(path).map_err(|e| fault(format!("cannot be opened: {e}"), None))?;
+    let file = fs::File::open(path).map_err(|e| {
+        let hint = "put the file back from its copy, or change [vault] key; without it the credentials can only be \
+                    connected again";
+        let hint = (e.kind() == io::ErrorKind::NotFound).then(|| hint.to_owned());
+        fault(format!("cannot be opened: {e}"), hint)
+    })?;
     // The opened file is asked, not the path, so that the two cannot differ.
     let metadata = file.metadata().map_err(|e| fault(format!("cannot be examined: {e}"), None))?;
     #[cfg(unix)]
@@ -312,7 +317,12 @@ mod tests {
             assert!(error.to_string().ends_with("does not hold 32 random bytes in base64"), "{error}");
         }
         assert!(matches!(read(folder.path()).await, Err(VaultError::KeyFile { .. })));
-        assert!(matches!(read(&folder.path().join("none")).await, Err(VaultError::KeyFile { .. })));
+    }
+
+    #[tokio::test]
+    async fn file_that_is_gone_is_told_with_the_way_back() {
+        let error = read(Path::new("/nonexistent/root.key")).await.unwrap_err();
+        assert!(error.hint().unwrap().starts_with("put the file back from its copy"), "{error}");
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use crate::{
 
 /// Arguments of `keyward call`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  keyward call github.list-issues owner=octo-org repo=hello\n  \
+#[command(after_help = "Examples:\n  keyward call github.list-issues owner=octo-org repository=hello\n  \
     keyward call github.create-issue --input @issue.json labels:='[\"bug\"]'")]
 pub(crate) struct Arguments {
     /// The action: <connector>.<action>, with ':<version>@default' to pin a version
@@ -108,7 +108,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }))
 }
 
-/// The command that mends the cause, where there is one.
+/// The command that mends the cause, where there is one and the error does not name it.
 fn remedy(
     error: &InvokeError,
     called: &ActionRef,
@@ -121,7 +121,9 @@ fn remedy(
         let name = named.map(|name| format!(" --name {name}")).unwrap_or_default();
         Some(format!("keyward connect {provider} --reconnect{name}{what}"))
     };
+    let told = error.hint.as_ref().is_some_and(|hint| hint.contains("keyward connect "));
     match error.reason {
+        Reason::ReconnectRequired | Reason::InsufficientScope if told => None,
         Reason::ReconnectRequired => again(""),
         Reason::InsufficientScope => again(&format!(" --for {}.{}", called.connector, called.action)),
         // A schema's own words do not say how to write it at the command line.
@@ -181,6 +183,11 @@ mod tests {
         ] {
             let error = InvokeError::new(InvokeErrorKind::Connection, reason, "x");
             assert_eq!(remedy(&error, &called, &manifest, named, action).as_deref(), expected, "{reason}");
+        }
+        for reason in [Reason::ReconnectRequired, Reason::InsufficientScope] {
+            let told = InvokeError::new(InvokeErrorKind::Connection, reason, "x")
+                .hint("its owner runs `keyward connect github --reconnect --name work`");
+            assert_eq!(remedy(&told, &called, &manifest, None, action), None, "it is said once: {reason}");
         }
     }
 }

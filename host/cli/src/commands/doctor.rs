@@ -65,7 +65,12 @@ impl Check {
 
     fn failed(name: &'static str, failure: &Failure) -> Self {
         let found = std::iter::once(&failure.message).chain(&failure.causes).cloned().collect::<Vec<_>>().join(": ");
-        Self { name, verdict: Verdict::Fail, found, hint: failure.hints.first().cloned() }
+        Self {
+            name,
+            verdict: Verdict::Fail,
+            found,
+            hint: (!failure.hints.is_empty()).then(|| failure.hints.join("; ")),
+        }
     }
 }
 

@@ -8,12 +8,12 @@ use keyward_model::{ConnectionFacts, Diagnostic, Severity};
 use keyward_registry::Installed;
 use serde_json::json;
 
-use super::connections;
+use super::{connections, runs};
 use crate::{
     commands::Context,
     compose::Base,
-    diagnostics,
-    failure::Failure,
+    diagnostics, directory,
+    failure::{Exit, Failure},
     files,
     output::{style, styled},
     suggest,
@@ -39,23 +39,22 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     let shown = arguments.file.display().to_string();
     let (source, flow, mut warnings) = read(&arguments.file)?;
     // A flow may be checked where it will never run, so what is not installed here is no fault.
-    let looked_up = match Base::open(context).await {
+    let (mut looked_up, mut is_complete) = (false, true);
+    match Base::open(context).await {
         Ok(base) => {
-            warnings.extend(unresolved(context, &base, &flow, Severity::Warning).await?);
-            true
+            let missing = unresolved(context, &base, &flow, Severity::Warning).await?;
+            (looked_up, is_complete) = (true, missing.is_empty());
+            warnings.extend(missing);
         }
-        Err(failure) => {
-            context.output.say(format_args!("connectors are not looked up: {failure}"));
-            false
-        }
-    };
+        Err(failure) => context.output.say(format_args!("connectors are not looked up: {failure}")),
+    }
     if !warnings.is_empty() {
         context.output.diagnostics(&shown, &source, &warnings);
     }
     let calls: Vec<_> = flow.calls().map(|call| json!({"step": call.step, "action": call.action})).collect();
     let warnings = diagnostics::to_json(&source, &warnings);
     let document = json!({
-        "file": arguments.file,
+        "file": shown,
         "flow": flow.id(),
         "calls": calls,
         "looked_up": looked_up,
@@ -64,7 +63,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     context.output.result(&document, || {
         let id = flow.id();
         let calls = if calls.len() == 1 { "1 call".to_owned() } else { format!("{} calls", calls.len()) };
-        format!("{} {}.{} {} can be run: {calls}", styled(style::GOOD, "✓"), id.namespace, id.name, id.version)
+        let verdict = if is_complete { "can be run" } else { "has no fault, but lacks here what the warnings name" };
+        format!("{} {}.{} {} {verdict}: {calls}", styled(style::GOOD, "✓"), id.namespace, id.name, id.version)
     })
 }
 
@@ -77,8 +77,31 @@ pub(super) fn read(file: &Path) -> Result<(String, Flow, Vec<Diagnostic>), Failu
     Ok((source, flow, warnings))
 }
 
+/// Refuses a flow, shown as `shown`, that calls what is not here: its run would fault for good.
+pub(super) async fn refuse_unresolved(
+    context: &Context,
+    base: &Base,
+    shown: String,
+    source: &str,
+    flow: &Flow,
+) -> Result<(), Failure> {
+    let missing = unresolved(context, base, flow, Severity::Error).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Where only connections are missing, it ends as the call alone would.
+    let of_connection = missing.iter().all(|fault| fault.code.parse().is_ok_and(runs::is_of_connection));
+    let code = missing[0].code;
+    let mut failure = Failure::faults(shown, source, missing);
+    if of_connection {
+        failure.exit = Exit::Connection;
+        failure.code = code.to_owned();
+    }
+    Err(failure)
+}
+
 /// The calls of a flow that name something that is not here.
-pub(super) async fn unresolved(
+async fn unresolved(
     context: &Context,
     base: &Base,
     flow: &Flow,
@@ -123,10 +146,6 @@ fn what_is_missing(
         let message = format!("the connector '{}' {version} has no action '{}'", action.connector, action.action);
         return Some(("action-unknown", message, hint));
     }
-    let name = call.connection.as_ref()?;
-    if connected.iter().any(|facts| facts.name == *name) {
-        return None;
-    }
-    let hint = suggest::hint(name.as_str(), connected.iter().map(|facts| facts.name.as_str()));
-    Some(("connection-unknown", format!("there is no connection '{name}'"), hint))
+    let error = directory::connection_for(connected, call.connection.as_ref(), &found.manifest).err()?;
+    Some((error.reason.code(), error.message, error.hint))
 }

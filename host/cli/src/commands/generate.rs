@@ -46,8 +46,9 @@ pub(crate) fn man(context: &Context, arguments: ManArguments) -> Result<(), Fail
         files::write(&arguments.directory.join(name), page, Mode::Public)?;
     }
     let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
-    context.output.result(&json!({"directory": arguments.directory, "pages": names}), || {
-        format!("wrote {} pages to {}", pages.len(), arguments.directory.display())
+    let directory = arguments.directory.display().to_string();
+    context.output.result(&json!({"directory": directory, "pages": names}), || {
+        format!("wrote {} pages to {directory}", pages.len())
     })
 }
 

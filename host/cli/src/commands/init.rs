@@ -54,8 +54,11 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
                 .hint("`keyward doctor` checks it; name another directory with --data-dir to make a second one"));
         }
     }
+    let source = source(output, &config, arguments.key)?;
+    config.check_new_key(&source)?;
     files::make_private_directory(&config.data_dir)?;
-    let (source, key) = key(output, &config, arguments.key)?;
+    make_key_file(output, &source)?;
+    let key = secrets::new_root_key(output, &source, "KEYWARD_PASSPHRASE")?;
     let wrote_config = write_config(&config, &source)?;
     let store = Store::open(&config.database()).await?;
     let spinner = output.spinner("Initialising the vault");
@@ -63,10 +66,10 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     drop(spinner);
 
     let document = json!({
-        "data_dir": config.data_dir,
-        "config": config.file,
+        "data_dir": config.data_dir.display().to_string(),
+        "config": config.file.display().to_string(),
         "config_written": wrote_config,
-        "database": config.database(),
+        "database": config.database().display().to_string(),
         "key": source.to_string(),
     });
     output.result(&document, || {
@@ -91,19 +94,16 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     Ok(())
 }
 
-/// Decides where the root key comes from and makes the key file where there is none.
-fn key(output: Output, config: &Config, choice: Option<Choice>) -> Result<(KeySource, RootKeySource), Failure> {
-    let source = match (choice, &config.key) {
+/// Decides where the root key comes from.
+fn source(output: Output, config: &Config, choice: Option<Choice>) -> Result<KeySource, Failure> {
+    Ok(match (choice, &config.key) {
         (Some(Choice::Source(KeySource::File(path))), _) => KeySource::File(absolute(path)?),
         (Some(Choice::Source(source)), _) => source,
         (None, Some(configured)) => configured.clone(),
         (Some(Choice::DefaultFile), _) => KeySource::File(config::default_key_file()?),
         (None, None) if output.can_ask() => ask()?,
         (None, None) => KeySource::File(config::default_key_file()?),
-    };
-    make_key_file(output, &source)?;
-    let key = secrets::new_root_key(output, &source, "KEYWARD_PASSPHRASE")?;
-    Ok((source, key))
+    })
 }
 
 /// Makes the key file that `source` names, where it does not exist.

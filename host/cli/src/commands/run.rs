@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use keyward_model::Severity;
 use serde_json::json;
 
 use super::{flow, runs};
@@ -41,10 +40,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }
     let base = Base::open(context).await?;
     // What is misspelt is told before anything is done.
-    let missing = flow::unresolved(context, &base, &flow, Severity::Error).await?;
-    if !missing.is_empty() {
-        return Err(Failure::faults(shown, source, missing));
-    }
+    flow::refuse_unresolved(context, &base, shown, &source, &flow).await?;
     let given = input::read(arguments.input.as_deref()).await?;
     let schema = flow.input_schema().cloned().unwrap_or_default();
     let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;

@@ -7,7 +7,7 @@ use keyward_flow::{
     Engine, EngineError, JournalError, Stop,
     journal::{Entry, Journal, RunPhase, RunRecord},
 };
-use keyward_model::{Reason, RunId, Severity};
+use keyward_model::{Reason, RunId};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -185,14 +185,12 @@ async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Fai
 async fn still_there(context: &Context, base: &Base, record: &RunRecord) -> Result<(), Failure> {
     // What this version cannot execute is told by the engine.
     let Ok((checked, _)) = keyward_flow::check(&record.source) else { return Ok(()) };
-    let missing = flow::unresolved(context, base, &checked, Severity::Error).await?;
-    if missing.is_empty() {
-        return Ok(());
-    }
     let shown = format!("the flow of run {}", record.id);
-    Err(Failure::faults(shown, record.source.clone(), missing)
-        .hint(format!("install or connect it, and then: keyward runs resume {}", record.id))
-        .detail("run", record.id.to_string()))
+    flow::refuse_unresolved(context, base, shown, &record.source, &checked).await.map_err(|failure| {
+        failure
+            .hint(format!("install or connect it, and then: keyward runs resume {}", record.id))
+            .detail("run", record.id.to_string())
+    })
 }
 
 /// Runs a run on. A process that was killed keeps its claim for some seconds, which are waited for once; a claim that
@@ -291,7 +289,8 @@ fn faulted(record: &RunRecord, error: &Value) -> Failure {
         .detail("problem", error.clone())
 }
 
-fn is_of_connection(reason: Reason) -> bool {
+/// Whether what is missing is a connection that works.
+pub(super) fn is_of_connection(reason: Reason) -> bool {
     matches!(
         reason,
         Reason::ReconnectRequired

@@ -167,6 +167,7 @@ async fn rekey(context: &Context, arguments: RekeyArguments) -> Result<(), Failu
         }
         other => other,
     };
+    base.config.check_new_key(&source)?;
     let unlocked = base.unlock(context).await?;
     init::make_key_file(context.output, &source)?;
     let new = secrets::new_root_key(context.output, &source, "KEYWARD_NEW_PASSPHRASE")?;
@@ -179,14 +180,14 @@ async fn rekey(context: &Context, arguments: RekeyArguments) -> Result<(), Failu
         Some(old) if *old == source => true,
         _ => write_source(&file, &source).unwrap_or(false),
     };
-    let document = json!({"key": source.to_string(), "config": file, "config_written": written});
+    let document = json!({"key": source.to_string(), "config": file.display().to_string(), "config_written": written});
     context.output.result(&document, || format!("{} the root key is now {source}", styled(style::GOOD, "✓")))?;
     if !written {
         context
             .output
             .warn(format_args!("{} could not be changed: write [vault] key = \"{source}\" into it", file.display()));
     }
-    if std::env::var_os("KEYWARD_KEY").is_some_and(|text| text != *source.to_string()) {
+    if std::env::var_os("KEYWARD_KEY").is_some_and(|text| !text.is_empty() && text != *source.to_string()) {
         context.output.warn(format_args!(
             "KEYWARD_KEY names another key and goes before the configuration: unset it, or set it to {source}"
         ));

@@ -82,7 +82,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     files::write(&place, &component, Mode::Public)?;
     let digest = artifact::digest(&component);
     let document = json!({
-        "component": place,
+        "component": place.display().to_string(),
         "name": manifest.name,
         "version": manifest.version,
         "digest": digest,

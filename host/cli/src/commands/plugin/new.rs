@@ -41,7 +41,7 @@ pub(crate) fn run(context: &Context, arguments: Arguments) -> Result<(), Failure
     let name = arguments.name.as_str();
     let directory = arguments.dir.unwrap_or_else(|| PathBuf::from(name));
     create(&directory, name)?;
-    let document = json!({"name": name, "directory": directory});
+    let document = json!({"name": name, "directory": directory.display().to_string()});
     context.output.result(&document, || {
         format!("{} made the connector {name} in {}", styled(style::GOOD, "✓"), directory.display())
     })?;
