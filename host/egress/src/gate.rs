@@ -10,13 +10,15 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
+use http::Method;
 use keyward_model::{
     ActionName, AuditEvent, AuditRecord, BodyStream, CallContext, ConnectorId, GuestRequest, GuestResponse, Outbound,
-    Reason, SendError, SendErrorKind, Sent, TenantId,
+    Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
 };
-use keyward_policy::{ActionRules, Permit, printable_method};
+use keyward_policy::{ActionRules, Permit, printable_method, redirect::Journey};
 use keyward_vault::{CleanResponse, RedactionCount, Vault, WireLimits};
 use time::OffsetDateTime;
+use url::Url;
 use uuid::Uuid;
 
 use crate::{audit::AuditSink, wire::HttpWire};
@@ -45,6 +47,8 @@ pub trait RuleSource: Send + Sync {
 /// 4. The wire sends it.
 /// 5. What became of it is written down: sent, failed, or refused by the vault or the wire. If that fails, the
 ///    answer is withheld and the error tells that the request was sent.
+///
+/// Where the answer redirects and the rule allows that, the same begins anew with where it leads.
 ///
 /// So whatever a guest learns is on record already, denied requests as well, and after a crash no change is
 /// without a record. Where the caller goes away in the middle, the record is written behind its back, and a
@@ -88,10 +92,22 @@ impl Gate {
     }
 }
 
-#[async_trait]
-impl Outbound for Gate {
-    async fn send(&self, ctx: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError> {
-        let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+/// An answer whose redirects are followed, and the request that it is to.
+struct Onward {
+    method: Method,
+    url: Url,
+    placement: Option<Placement>,
+}
+
+impl Gate {
+    /// Sends one request and gives its answer, with what is needed where a redirect of it would be followed.
+    async fn hop(
+        &self,
+        trail: &Trail,
+        request: GuestRequest,
+        is_foreign: bool,
+    ) -> Result<(GuestResponse, Option<Onward>), SendError> {
+        let ctx = &trail.ctx;
         let method = printable_method(&request.method);
         let permit = match self.permit(ctx, request).await {
             Ok(permit) => permit,
@@ -101,6 +117,13 @@ impl Outbound for Gate {
                 return Err(error);
             }
         };
+        // What has left the origin does not get its credential back.
+        let permit = if is_foreign { permit.without_credential() } else { permit };
+        let onward = permit.redirects().then(|| Onward {
+            method: permit.method().clone(),
+            url: permit.url().clone(),
+            placement: permit.placement().cloned(),
+        });
         let mut departure = Departure::new(trail.clone(), &permit);
         let outcome = self.exchange(permit, &departure).await;
         let (event, sent, reason) = match &outcome {
@@ -111,12 +134,50 @@ impl Outbound for Gate {
         tracing::debug!(?event, ?reason, "request");
         trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
         let CleanResponse { response, redactions } = outcome?;
-        Ok(GuestResponse { body: watched(response.body, Watch { trail, redactions, over: false }), ..response })
+        let body = watched(response.body, Watch { trail: trail.clone(), redactions, over: false });
+        Ok((GuestResponse { body, ..response }, onward))
+    }
+}
+
+#[async_trait]
+impl Outbound for Gate {
+    async fn send(&self, ctx: &CallContext, mut request: GuestRequest) -> Result<GuestResponse, SendError> {
+        let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+        let mut journey = Journey::new(&request);
+        let mut is_foreign = false;
+        let (mut response, mut onward) = self.hop(&trail, request, is_foreign).await?;
+        // From here on a server has answered, whatever becomes of the rest.
+        while let Some(Onward { method, url, placement }) = onward.take() {
+            let followed = journey.follow(&method, &url, placement.as_ref(), response.status, location(&response));
+            let hop = match followed {
+                Ok(Some(hop)) => hop,
+                Ok(None) => break,
+                Err(denial) => {
+                    let host = denial.host.clone();
+                    let event = AuditEvent::RequestDenied { method: denial.method.clone(), host, path_template: None };
+                    trail.write(event, Some(denial.reason)).await.map_err(|error| error.sent(Sent::Yes))?;
+                    return Err(SendError::from(denial).sent(Sent::Yes));
+                }
+            };
+            request = hop.request;
+            is_foreign |= hop.is_foreign;
+            (response, onward) = self.hop(&trail, request, is_foreign).await.map_err(|error| error.sent(Sent::Yes))?;
+        }
+        Ok(response)
     }
 
     async fn refused(&self, ctx: &CallContext, limit: Reason) -> Result<(), SendError> {
         let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
         trail.write(AuditEvent::LimitReached, Some(limit)).await
+    }
+}
+
+/// The one place that an answer names.
+fn location(response: &GuestResponse) -> Option<&[u8]> {
+    let mut named = response.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("location"));
+    match (named.next(), named.next()) {
+        (Some((_, location)), None) => Some(location),
+        _ => None,
     }
 }
 

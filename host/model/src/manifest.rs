@@ -42,6 +42,24 @@ pub struct Endpoint {
     /// Whether a connection may put its own URL in this one's place (a self-hosted server of the same kind).
     #[serde(default)]
     pub configurable: bool,
+    /// Whether requests to it carry the connection's credential. Addresses that an API hands out signed (downloads,
+    /// upload sessions) need none, and none goes there.
+    #[serde(default = "yes", skip_serializing_if = "is_yes")]
+    pub credential: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_no(value: &bool) -> bool {
+    !*value
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_yes(value: &bool) -> bool {
+    *value
 }
 
 /// Where the host puts the credential of a connection.
@@ -95,7 +113,7 @@ pub struct Action {
 }
 
 /// One kind of request that an action may make. The grammar of `path` and `query` is in `keyward_policy`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestRule {
     /// The HTTP method in capitals.
@@ -107,6 +125,10 @@ pub struct RequestRule {
     /// The names of query parameters that may be sent; `*` allows any. Empty: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<String>,
+    /// Whether the host follows where the answer redirects to, by the rules in `keyward_policy::redirect`. Each hop is
+    /// a request that the action must declare too.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub redirects: bool,
 }
 
 /// What happens when an action is called twice with the same input.

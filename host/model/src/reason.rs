@@ -64,6 +64,10 @@ reasons! {
     HeaderMalformed = "header-malformed",
     /// The action declares no requests at all, or is not declared.
     ActionUnknown = "action-unknown",
+    /// The answer redirects in a circle, or too often.
+    RedirectLimit = "redirect-limit",
+    /// The answer redirects from https to http.
+    RedirectDowngrade = "redirect-downgrade",
     /// The connection lacks a scope that the action needs.
     InsufficientScope = "insufficient-scope",
     /// The action needs a connection and the call has none.

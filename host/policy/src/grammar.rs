@@ -5,9 +5,11 @@
 //! | `endpoints.<name>.url` | `https://`, a host, a port where it is not 443, a base path. No user information, query or fragment. `http://` or an address for a host is used only where the operator excepts it ([`crate::NetworkExceptions`]) | `https://api.github.com`, `https://graph.microsoft.com/v1.0` |
 //! | its host | a whole name, or `*.` and a name of at least two labels for every name below it. Letter case, a trailing dot and other scripts are folded. Such an endpoint is reached by absolute URLs alone | `api.example.com`, `*.sharepoint.com` |
 //! | `credential` | `in = "header"` with `name` and `prefix`, `in = "query"` with `name`, `in = "basic"`. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
+//! | `endpoints.<name>.credential` | `true` (the default) or `false`: whether requests there carry the credential | `false` for signed downloads on `*.example-files.com` |
 //! | `requests[].method` | a word in capitals, but not `CONNECT`, `TRACE`, `TRACK`. `GET` does not include `HEAD` | `GET`, `PATCH`, `PROPFIND` |
 //! | `requests[].path` | a template, see below | `/repos/{owner}/{repo}/issues` |
 //! | `requests[].query` | names as they are when decoded, or `*` for any. `*` leaves out `access_token` and `_method`, which must be listed. The credential's own name may not be listed | `["page", "per_page"]` |
+//! | `requests[].redirects` | `true` or `false` (the default): whether the host follows redirects, see [`crate::redirect`] | `true` |
 //! | `scopes` | sets of scope tokens (RFC 6749 section 3.3); one whole set must be granted | `[["repo"], ["public_repo"]]` |
 //!
 //! # Path templates

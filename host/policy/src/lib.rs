@@ -4,7 +4,7 @@
 //! Nothing here does I/O or reads a clock, so every rule is tested by a table.
 //!
 //! Read in this order: [`grammar`] (what an author may write), [`ActionRules`] (`rules.rs`: how a request is
-//! checked), [`CanonicalPath`] (`path.rs`: the one form of a path), `target.rs` (the one form of a URL),
+//! checked), [`redirect`] (where an answer leads), [`CanonicalPath`] (`path.rs`: the one form of a path), `target.rs` (the one form of a URL),
 //! `headers.rs`, [`address`] (what may be dialled).
 
 mod denial;
@@ -14,6 +14,7 @@ mod host;
 mod manifest;
 mod network;
 mod permit;
+pub mod redirect;
 mod rules;
 
 mod headers;

@@ -102,6 +102,7 @@ pub(crate) struct Rule {
     pub(crate) endpoint: String,
     pub(crate) template: PathTemplate,
     pub(crate) query: QueryNames,
+    pub(crate) redirects: bool,
 }
 
 /// Reads the request rules of one action; those with a fault are left out of the result.
@@ -140,7 +141,13 @@ fn read_request(manifest: &Manifest, request: &RequestRule, at: &[&str], errors:
     let query = QueryNames::parse(&request.query, manifest.credential.as_ref())
         .map_err(|(index, error)| fault(error, &["query", &index.to_string()]))
         .ok();
-    Some(Rule { method: method?, endpoint: request.endpoint.clone(), template: template?, query: query? })
+    Some(Rule {
+        method: method?,
+        endpoint: request.endpoint.clone(),
+        template: template?,
+        query: query?,
+        redirects: request.redirects,
+    })
 }
 
 pub(crate) fn check_scopes(manifest: &Manifest, name: &ActionName, action: &Action, errors: &mut Vec<RuleError>) {

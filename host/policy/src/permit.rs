@@ -27,12 +27,14 @@ pub struct PermitParts {
     pub body: Body,
     /// The connection whose credential goes in, as it was when the rules were checked.
     pub connection: Option<ConnectionFacts>,
-    /// Where the credential goes; `None` where the connector declares no credential.
+    /// Where the credential goes; `None` where none does.
     pub placement: Option<Placement>,
     /// The declared path template that allowed it.
     pub path_template: String,
     /// The scopes that justified it.
     pub scopes: Vec<String>,
+    /// Whether the answer's redirects are followed.
+    pub redirects: bool,
 }
 
 impl Permit {
@@ -58,6 +60,23 @@ impl Permit {
     /// The scopes that justified it.
     pub fn scopes(&self) -> &[String] {
         &self.parts.scopes
+    }
+
+    /// Whether the answer's redirects are followed.
+    pub fn redirects(&self) -> bool {
+        self.parts.redirects
+    }
+
+    /// Where the credential goes.
+    pub fn placement(&self) -> Option<&Placement> {
+        self.parts.placement.as_ref()
+    }
+
+    /// The same without a credential.
+    #[must_use]
+    pub fn without_credential(mut self) -> Self {
+        self.parts.placement = None;
+        self
     }
 
     /// Uses it up.

@@ -38,6 +38,7 @@ pub struct ActionRules {
 struct Endpoint {
     url: EndpointUrl,
     configurable: bool,
+    credential: bool,
 }
 
 /// What a denial tells of a request beside its reason.
@@ -78,7 +79,8 @@ impl ActionRules {
         }
         let endpoints = manifest.endpoints.iter().filter_map(|(name, endpoint)| {
             let url = urls.remove(name)?;
-            Some((name.clone(), Endpoint { url, configurable: endpoint.configurable }))
+            let (configurable, credential) = (endpoint.configurable, endpoint.credential);
+            Some((name.clone(), Endpoint { url, configurable, credential }))
         });
         Ok(Self {
             action: action.clone(),
@@ -134,8 +136,9 @@ impl ActionRules {
         let connection = self.check_connection(tenant, connection)?;
         let (origin, candidates, query) = self.read_target(&request.target, &request.query, connection, seen)?;
         let method = method::parse(&request.method)?;
-        let headers = headers::check(request.headers, self.placement.as_ref())?;
-        let (rule, candidate) = self.find_rule(&method, &candidates, &query)?;
+        let placement = self.placement_for(&candidates);
+        let headers = headers::check(request.headers, placement)?;
+        let (rule, candidate) = self.find_rule(&method, &candidates, placement, &query)?;
         origin.check(&self.network)?;
         let scopes = self.check_grant(connection, seen)?;
         Ok(Permit::new(PermitParts {
@@ -145,10 +148,20 @@ impl ActionRules {
             headers,
             body: request.body,
             connection: connection.cloned(),
-            placement: self.placement.clone(),
+            placement: placement.filter(|_| self.carries(candidate)).cloned(),
             path_template: rule.template.to_string(),
             scopes,
+            redirects: rule.redirects,
         }))
+    }
+
+    /// Where the credential would go in a request to one of `candidates`.
+    fn placement_for(&self, candidates: &[Candidate<'_>]) -> Option<&Placement> {
+        self.placement.as_ref().filter(|_| candidates.iter().any(|candidate| self.carries(candidate)))
+    }
+
+    fn carries(&self, candidate: &Candidate<'_>) -> bool {
+        self.endpoints.get(candidate.endpoint).is_none_or(|endpoint| endpoint.credential)
     }
 
     /// Step 1.
@@ -263,9 +276,10 @@ impl ActionRules {
         &self,
         method: &http::Method,
         candidates: &'a [Candidate<'a>],
+        placement: Option<&Placement>,
         query: &CanonicalQuery,
     ) -> Result<(&Rule, &'a Candidate<'a>), Refusal> {
-        if let Some(name) = query.names().iter().find(|name| is_credential(name, self.placement.as_ref())) {
+        if let Some(name) = query.names().iter().find(|name| is_credential(name, placement)) {
             return Err(Refusal::new(
                 Reason::QueryNotAllowed,
                 format!("the query parameter {:?} is where the host places the credential", cut(name)),

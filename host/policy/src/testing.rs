@@ -16,6 +16,7 @@ pub(crate) fn github() -> Manifest {
         endpoint: "api".into(),
         path: path.into(),
         query: query.iter().map(|&name| name.into()).collect(),
+        redirects: false,
     };
     let action = |requests: Vec<RequestRule>, scopes: &[&[&str]]| Action {
         title: "An action".into(),
@@ -37,8 +38,11 @@ pub(crate) fn github() -> Manifest {
         description: "Issues and repositories".into(),
         provider: Some("github".into()),
         endpoints: BTreeMap::from([
-            ("api".into(), Endpoint { url: "https://api.github.com".into(), configurable: true }),
-            ("uploads".into(), Endpoint { url: "https://uploads.github.com/v1".into(), configurable: false }),
+            ("api".into(), Endpoint { url: "https://api.github.com".into(), configurable: true, credential: true }),
+            (
+                "uploads".into(),
+                Endpoint { url: "https://uploads.github.com/v1".into(), configurable: false, credential: true },
+            ),
         ]),
         credential: Some(Placement::Header { name: "authorization".into(), prefix: "Bearer ".into() }),
         actions: BTreeMap::from([("get-issue".parse().unwrap(), get), ("close-issue".parse().unwrap(), close)]),

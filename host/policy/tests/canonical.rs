@@ -108,6 +108,7 @@ fn rules() -> ActionRules {
         endpoint: "api".into(),
         path: path.into(),
         query: vec!["*".into()],
+        redirects: false,
     };
     let action = Action {
         title: "Act".to_owned(),
@@ -127,7 +128,7 @@ fn rules() -> ActionRules {
         provider: None,
         endpoints: BTreeMap::from([(
             "api".to_owned(),
-            Endpoint { url: "https://api.example.com/v1".to_owned(), configurable: false },
+            Endpoint { url: "https://api.example.com/v1".to_owned(), configurable: false, credential: true },
         )]),
         credential: None,
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),

@@ -84,7 +84,7 @@ fn manifest(endpoints: &[(&str, &str)], requests: Vec<RequestRule>) -> Manifest 
         input: Default::default(),
         output: Default::default(),
     };
-    let endpoint = |url: &str| Endpoint { url: url.to_owned(), configurable: false };
+    let endpoint = |url: &str| Endpoint { url: url.to_owned(), configurable: false, credential: true };
     Manifest {
         name: "vectors".parse().unwrap(),
         version: "1.0.0".to_owned(),
@@ -98,7 +98,13 @@ fn manifest(endpoints: &[(&str, &str)], requests: Vec<RequestRule>) -> Manifest 
 }
 
 fn rule(method: &str, endpoint: &str, path: &str, query: &[String]) -> RequestRule {
-    RequestRule { method: method.into(), endpoint: endpoint.into(), path: path.into(), query: query.to_vec() }
+    RequestRule {
+        method: method.into(),
+        endpoint: endpoint.into(),
+        path: path.into(),
+        query: query.to_vec(),
+        redirects: false,
+    }
 }
 
 fn ask(manifest: &Manifest, request: GuestRequest) -> Result<Permit, Denial> {

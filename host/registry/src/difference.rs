@@ -168,7 +168,8 @@ fn asks(manifest: &Manifest) -> BTreeMap<Key, Ask> {
     }
     for (name, endpoint) in &manifest.endpoints {
         let own = if endpoint.configurable { ", or the server that the connection names" } else { "" };
-        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}", endpoint.url)));
+        let bare = if endpoint.credential { "" } else { ", without the credential" };
+        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}{bare}", endpoint.url)));
     }
     for (name, action) in &manifest.actions {
         asks.extend(of_action(action).into_iter().map(|(rank, what, ask)| ((Some(name.clone()), rank, what), ask)));
@@ -186,6 +187,9 @@ fn of_action(action: &Action) -> Vec<(u8, String, Ask)> {
     let mut requests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for request in &action.requests {
         let what = format!("{} {} of {}", request.method, request.path, request.endpoint);
+        if request.redirects {
+            asks.push((1, format!("redirects of {what}"), Ask::Exactly("followed".to_owned())));
+        }
         requests.entry(what).or_default().extend(request.query.iter().cloned());
     }
     asks.extend(requests.into_iter().map(|(what, query)| (1, what, Ask::Query(query))));
@@ -273,6 +277,7 @@ mod tests {
             (r#"["read"], ["admin"]"#, r#"["read", "write"]"#),
             (r#"scopes = [["read"], ["admin"]]"#, ""),
             ("wall_ms = 1000", "wall_ms = 1001"),
+            (r#""sort"] }]"#, r#""sort"], redirects = true }]"#),
             ("limits = { wall_ms = 1000 }", ""),
             ("wall_ms = 1000", "wall_ms = 1000, memory_bytes = 100000000"),
         ] {

@@ -149,10 +149,11 @@ fn named<T: FromStr<Err = IdError>>(text: &str, node: &Node<'_, '_>, faults: &mu
 }
 
 fn endpoint(node: &Node<'_, '_>, faults: &mut Faults) -> Endpoint {
-    let mut read = Endpoint { url: String::new(), configurable: false };
+    let mut read = Endpoint { url: String::new(), configurable: false, credential: true };
     let Some(mut fields) = node.fields(faults) else { return read };
     read.url = fields.required("url", faults, Node::text).unwrap_or_default();
     read.configurable = fields.optional("configurable", faults, Node::boolean).unwrap_or_default();
+    read.credential = fields.optional("credential", faults, Node::boolean).unwrap_or(true);
     fields.close(faults);
     read
 }
@@ -207,13 +208,13 @@ fn action(node: &Node<'_, '_>, faults: &mut Faults) -> Action {
 }
 
 fn request(node: &Node<'_, '_>, faults: &mut Faults) -> RequestRule {
-    let mut read =
-        RequestRule { method: String::new(), endpoint: String::new(), path: String::new(), query: Vec::new() };
+    let mut read = RequestRule::default();
     let Some(mut fields) = node.fields(faults) else { return read };
     read.method = fields.required("method", faults, Node::text).unwrap_or_default();
     read.endpoint = fields.required("endpoint", faults, Node::text).unwrap_or_default();
     read.path = fields.required("path", faults, Node::text).unwrap_or_default();
     read.query = fields.optional("query", faults, Node::texts).unwrap_or_default();
+    read.redirects = fields.optional("redirects", faults, Node::boolean).unwrap_or_default();
     fields.close(faults);
     read
 }

@@ -49,6 +49,11 @@ fn the_example_of_the_documentation_is_good_and_read_in_full() {
         "api": {
           "url": "https://api.github.com",
           "configurable": true
+        },
+        "downloads": {
+          "url": "https://*.githubusercontent.com",
+          "configurable": false,
+          "credential": false
         }
       },
       "credential": {
@@ -57,6 +62,27 @@ fn the_example_of_the_documentation_is_good_and_read_in_full() {
         "prefix": "Bearer "
       },
       "actions": {
+        "download": {
+          "title": "Download an archive",
+          "requests": [
+            {
+              "method": "GET",
+              "endpoint": "api",
+              "path": "/repos/{owner}/{repo}/tarball/{ref+}",
+              "redirects": true
+            },
+            {
+              "method": "GET",
+              "endpoint": "downloads",
+              "path": "/**",
+              "query": [
+                "*"
+              ]
+            }
+          ],
+          "idempotency": "safe",
+          "limits": {}
+        },
         "list-issues": {
           "title": "List issues",
           "requests": [
@@ -163,11 +189,11 @@ fn what_follows_from_a_fault_is_not_told_as_another() {
 
 #[test]
 fn rules_of_the_policy_point_into_the_file() {
-    insta::assert_snapshot!(faults(&GOOD.replace("endpoint = \"api\"", "endpoint = \"apu\"")), @r#"
+    insta::assert_snapshot!(faults(&GOOD.replacen("endpoint = \"api\"", "endpoint = \"apu\"", 1)), @r#"
     18:43 "apu" rule: there is no endpoint "apu"
-        the manifest declares "api"
+        the manifest declares "api", "downloads"
     "#);
-    insta::assert_snapshot!(faults(&GOOD.replace("\"/repos/{owner}", "\"repos/{owner}")), @r#"
+    insta::assert_snapshot!(faults(&GOOD.replacen("\"/repos/{owner}", "\"repos/{owner}", 1)), @r#"
     18:57 "repos/{owner}/{repo}/issues" rule: a path template starts with '/'
         write `/repos/{owner}/{repo}/issues`
     "#);

@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use axum::{Router, extract::Request, routing::any};
+use axum::{Router, extract::Request, response::IntoResponse as _, routing::any};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use keyward_model::{
@@ -69,11 +69,19 @@ fn manifest() -> Manifest {
         endpoint: "api".into(),
         path: path.into(),
         query: Vec::new(),
+        redirects: path.starts_with("/moved"),
     };
     let action = Action {
         title: "Act".into(),
         description: String::new(),
-        requests: vec![rule("GET", "/items/{id}"), rule("POST", "/items")],
+        requests: vec![
+            rule("GET", "/items/{id}"),
+            rule("POST", "/items"),
+            rule("GET", "/moved/{where}"),
+            rule("POST", "/moved/{where}"),
+            RequestRule { endpoint: "files".into(), ..rule("GET", "/signed/{id}") },
+            RequestRule { endpoint: "files".into(), ..rule("GET", "/moved/{where}") },
+        ],
         scopes: vec![vec!["repo".into()]],
         idempotency: Default::default(),
         limits: Default::default(),
@@ -86,10 +94,13 @@ fn manifest() -> Manifest {
         title: "GitHub".into(),
         description: String::new(),
         provider: Some("github".into()),
-        endpoints: BTreeMap::from([(
-            "api".into(),
-            Endpoint { url: "https://api.github.com".into(), configurable: true },
-        )]),
+        endpoints: BTreeMap::from([
+            ("api".into(), Endpoint { url: "https://api.github.com".into(), configurable: true, credential: true }),
+            (
+                "files".into(),
+                Endpoint { url: "https://files.github.com".into(), configurable: true, credential: false },
+            ),
+        ]),
         credential: Some(Placement::Header { name: "authorization".into(), prefix: "Bearer ".into() }),
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),
     }
@@ -97,9 +108,15 @@ fn manifest() -> Manifest {
 
 impl World {
     async fn new(server: SocketAddr) -> Self {
+        Self::with_files(server, server).await
+    }
+
+    /// With another server that carries no credential.
+    async fn with_files(server: SocketAddr, files: SocketAddr) -> Self {
+        let servers = [server, files];
         let network = NetworkExceptions {
-            private: vec![format!("127.0.0.1/32:{}", server.port()).parse().unwrap()],
-            http: vec![server.to_string().parse().unwrap()],
+            private: servers.map(|server| format!("127.0.0.1/32:{}", server.port()).parse().unwrap()).into(),
+            http: servers.map(|server| server.to_string().parse().unwrap()).into(),
         };
         let wire = HttpWire::new(WireConfig {
             network: network.clone(),
@@ -107,7 +124,8 @@ impl World {
             connect_timeout: Duration::from_secs(5),
         });
         let wire = Arc::new(wire.unwrap());
-        let (vault, connection) = vault_with_connection(wire.clone(), format!("http://{server}")).await;
+        let (vault, connection) =
+            vault_with_connection(wire.clone(), servers.map(|server| format!("http://{server}"))).await;
         let rules = ActionRules::compile(&manifest(), &"act".parse().unwrap(), &network).unwrap();
         let (sender, written) = mpsc::unbounded_channel();
         let records = Arc::new(Records { written: sender, broken: AtomicBool::new(false) });
@@ -148,19 +166,20 @@ impl World {
     }
 }
 
-async fn vault_with_connection(wire: Arc<HttpWire>, url: String) -> (Vault, ConnectionId) {
+async fn vault_with_connection(wire: Arc<HttpWire>, urls: [String; 2]) -> (Vault, ConnectionId) {
     let store = Arc::new(store::MemoryStore::default());
     let key = RootKeySource::Passphrase(Secret::from("a passphrase of the test".to_owned()));
     let (tenant, principal) = (TenantId::default(), Principal::local_administrator());
     Vault::initialise(&*store, &key, &tenant, &principal).await.unwrap();
     let options = VaultOptions { wire, providers: Arc::new(Catalogue::builtin()) };
     let vault = Vault::unlock(store, &key, options).await.unwrap();
-    let id = connect(&vault, url, TOKEN, None).await;
+    let id = connect(&vault, urls, TOKEN, None).await;
     (vault, id)
 }
 
 /// Connects with `token`, in the place of `reconnect` where there is one.
-async fn connect(vault: &Vault, url: String, token: &str, reconnect: Option<ConnectionId>) -> ConnectionId {
+async fn connect(vault: &Vault, urls: [String; 2], token: &str, reconnect: Option<ConnectionId>) -> ConnectionId {
+    let [api, files] = urls;
     let new = NewConnection {
         tenant: TenantId::default(),
         principal: Principal::local_administrator(),
@@ -170,7 +189,7 @@ async fn connect(vault: &Vault, url: String, token: &str, reconnect: Option<Conn
         issuer: None,
         client: Default::default(),
         scopes: ["repo".to_owned()].into(),
-        endpoints: BTreeMap::from([("api".into(), url)]),
+        endpoints: BTreeMap::from([("api".into(), api), ("files".into(), files)]),
         reconnect,
     };
     let token = StaticCredential::Bearer(Secret::from(token.to_owned()));
@@ -295,6 +314,112 @@ async fn token_reaches_the_server_and_never_the_guest() {
     assert_eq!(hits.load(Ordering::SeqCst), 1);
 }
 
+/// A server whose `/moved/<number>` redirects to `to[number]` with 302, and answers anything else with what it was sent.
+async fn redirecting(to: impl Fn(SocketAddr) -> Vec<String> + Send + Sync + 'static) -> SocketAddr {
+    let to = Arc::new(to);
+    let answer = move |request: Request| {
+        let to = to.clone();
+        async move {
+            let headers = request.headers();
+            let text = |name: &str| headers.get(name).map_or("none", |value| value.to_str().unwrap()).to_owned();
+            let host: SocketAddr = text("host").parse().unwrap();
+            match request.uri().path().strip_prefix("/moved/").and_then(|number| number.parse::<usize>().ok()) {
+                Some(number) => (StatusCode::FOUND, [("location", to(host)[number].clone())]).into_response(),
+                None => {
+                    let seen = format!("{} {} {}", request.method(), text("x-note"), text("authorization"));
+                    (StatusCode::OK, seen).into_response()
+                }
+            }
+        }
+    };
+    serve(Router::new().fallback(any(answer))).await
+}
+
+fn noted(path: &str) -> GuestRequest {
+    GuestRequest { headers: vec![("x-note".into(), b"own".into())], ..request(Method::POST, path) }
+}
+
+#[tokio::test]
+async fn redirect_within_the_origin_keeps_headers_and_credential() {
+    let server = redirecting(|_| vec!["/items/7".to_owned()]).await;
+    let mut world = World::new(server).await;
+    let response = world.gate.send(&world.ctx, noted("/moved/0")).await.unwrap();
+    assert_eq!(whole(response).await.unwrap(), "GET own Bearer [redacted]");
+    let records = world.recorded();
+    let [permitted, first, second, redacted] = &records[..] else { panic!("{records:?}") };
+    assert!(matches!(&permitted.0, AuditEvent::RequestPermitted { method, .. } if method == "POST"));
+    sent("POST", server, "/moved/{where}", Some(302), (Sent::Yes, 1), &first.0);
+    sent("GET", server, "/items/{id}", Some(200), (Sent::Yes, 1), &second.0);
+    assert_eq!(redacted.1, Some(Reason::SecretEchoed));
+}
+
+#[tokio::test]
+async fn redirect_to_another_origin_takes_nothing_along_and_nothing_comes_back() {
+    let files = redirecting(|_| Vec::new()).await;
+    let server = redirecting(move |_| vec![format!("http://{files}/signed/7")]).await;
+    let world = World::with_files(server, files).await;
+    let response = world.gate.send(&world.ctx, noted("/moved/0")).await.unwrap();
+    assert_eq!(whole(response).await.unwrap(), "GET none none");
+
+    // By way of the other origin back to the first: the credential stays out.
+    let back = Arc::new(OnceLock::new());
+    let onward = back.clone();
+    let between = redirecting(move |_| vec![onward.get().cloned().unwrap()]).await;
+    let start = redirecting(move |_| vec![format!("http://{between}/moved/0")]).await;
+    back.set(format!("http://{start}/items/1")).unwrap();
+    let world = World::with_files(start, between).await;
+    let response = world.gate.send(&world.ctx, noted("/moved/0")).await.unwrap();
+    assert_eq!(whole(response).await.unwrap(), "GET none none");
+}
+
+#[tokio::test]
+async fn every_hop_is_a_request_that_the_action_declares() {
+    let other = redirecting(|_| Vec::new()).await;
+    let to = move |own: SocketAddr| {
+        vec![
+            "/secret".to_owned(),
+            format!("http://{other}/items/1"),
+            "/moved/2".to_owned(),
+            format!("http://user@{own}/items/1"),
+            "ftp://files.example/x".to_owned(),
+            "/items/1?debug=1".to_owned(),
+            "/items/%2e%2e".to_owned(),
+        ]
+    };
+    let server = redirecting(to).await;
+    let mut world = World::new(server).await;
+    for (number, reason) in [
+        (0, Reason::PathNotAllowed),
+        (1, Reason::HostNotAllowed),
+        (2, Reason::RedirectLimit),
+        (3, Reason::UrlMalformed),
+        (4, Reason::UrlMalformed),
+        (5, Reason::QueryNotAllowed),
+        (6, Reason::PathNotAllowed),
+    ] {
+        let error = world.send(Method::GET, &format!("/moved/{number}")).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (reason, Sent::Yes), "{number}");
+        let records = world.recorded();
+        let [(first, None), (denied, Some(recorded))] = &records[..] else { panic!("{number}: {records:?}") };
+        sent("GET", server, "/moved/{where}", Some(302), (Sent::Yes, 1), first);
+        assert!(matches!(denied, AuditEvent::RequestDenied { .. }) && *recorded == reason, "{number}: {denied:?}");
+    }
+}
+
+#[tokio::test]
+async fn endpoint_without_the_credential_gets_none_and_may_be_asked_for_a_part() {
+    let (files, _) = echo().await;
+    let world = World::with_files(files, files).await;
+    let mut asked = request(Method::GET, "/signed/1");
+    asked.target = Target::Endpoint { endpoint: "files".into(), path: "/signed/1".into() };
+    asked.headers = vec![("range".into(), b"bytes=0-9".into())];
+    let response = world.gate.send(&world.ctx, asked).await.unwrap();
+    assert_eq!(whole(response).await.unwrap(), "");
+    let mut asked = request(Method::GET, "/items/1");
+    asked.headers = vec![("range".into(), b"bytes=0-9".into())];
+    assert_eq!(world.gate.send(&world.ctx, asked).await.unwrap_err().reason, Reason::HeaderForbidden);
+}
+
 /// A server that refuses the first token, while the connection gets another.
 #[tokio::test]
 async fn request_that_goes_out_twice_is_one_record_that_says_so() {
@@ -318,7 +443,8 @@ async fn request_that_goes_out_twice_is_one_record_that_says_so() {
     let (gate, ctx) = (world.gate.clone(), world.ctx.clone());
     let sending = tokio::spawn(async move { gate.send(&ctx, request(Method::GET, "/items/1")).await });
     asked.recv().await.unwrap();
-    connect(&world.gate.vault, format!("http://{server}"), "another-test-token-0123456789", world.ctx.connection).await;
+    let urls = [server, server].map(|server| format!("http://{server}"));
+    connect(&world.gate.vault, urls, "another-test-token-0123456789", world.ctx.connection).await;
     go_on.notify_one();
     assert_eq!(sending.await.unwrap().unwrap().status, 201);
     let records = world.recorded();

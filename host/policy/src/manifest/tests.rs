@@ -20,8 +20,12 @@ fn every_fault_is_found_with_its_place() {
     manifest.title = String::new();
     manifest.description = "a\nb".into();
     manifest.provider = Some("Git Hub".into());
-    manifest.endpoints.insert("Bad Name".into(), Endpoint { url: "https://x.example".into(), configurable: false });
-    manifest.endpoints.insert("worse".into(), Endpoint { url: "ftp://x".into(), configurable: false });
+    manifest
+        .endpoints
+        .insert("Bad Name".into(), Endpoint { url: "https://x.example".into(), configurable: false, credential: true });
+    manifest
+        .endpoints
+        .insert("worse".into(), Endpoint { url: "ftp://x".into(), configurable: false, credential: true });
     manifest.credential = Some(Placement::Header { name: "host".into(), prefix: String::new() });
     let action = manifest.actions.get_mut(&"get-issue".parse().unwrap()).unwrap();
     action.title = " x".into();

@@ -156,7 +156,11 @@ fn own_url_is_checked_as_any_other() {
 #[test]
 fn unknown_endpoint_and_endpoint_of_many_hosts_have_no_paths() {
     let mut manifest = github();
-    let sharepoint = keyward_model::manifest::Endpoint { url: "https://*.example.com".into(), configurable: false };
+    let sharepoint = keyward_model::manifest::Endpoint {
+        url: "https://*.example.com".into(),
+        configurable: false,
+        credential: true,
+    };
     manifest.endpoints.insert("files".into(), sharepoint);
     let rules = compile(&manifest, "get-issue");
     for (name, reason) in [("nowhere", Reason::EndpointUnknown), ("files", Reason::HostNotAllowed)] {

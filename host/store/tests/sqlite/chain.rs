@@ -92,9 +92,10 @@ async fn each_tenant_has_a_chain_and_writers_continue_it_together() {
     let path = directory.path().join("keyward.db");
     let tenants: [TenantId; 2] = ["one", "two"].map(|name| name.parse().unwrap());
     let mut writers = tokio::task::JoinSet::new();
-    for tenant in tenants.iter().cycle().take(6).cloned() {
+    for tenant in tenants.iter().cycle().take(6) {
         // Each with a connection of its own, as another process has it.
         let store = Store::open(&path).await.unwrap();
+        let tenant = tenant.clone();
         writers.spawn(async move { write(&store, &tenant, 30).await });
     }
     writers.join_all().await;

@@ -95,6 +95,7 @@ fn rules(provider: &str, placement: Option<Placement>, scopes: &[&str]) -> Actio
         endpoint: "api".to_owned(),
         path: "/items/{id}".to_owned(),
         query: vec!["page".to_owned()],
+        redirects: false,
     };
     let action = Action {
         title: "Get".to_owned(),
@@ -107,7 +108,7 @@ fn rules(provider: &str, placement: Option<Placement>, scopes: &[&str]) -> Actio
         output: Default::default(),
     };
     let name: ActionName = "get".parse().unwrap();
-    let endpoint = Endpoint { url: "https://api.example/v1".to_owned(), configurable: true };
+    let endpoint = Endpoint { url: "https://api.example/v1".to_owned(), configurable: true, credential: true };
     let manifest = Manifest {
         name: "test".parse().unwrap(),
         version: "1.0.0".to_owned(),
