@@ -246,11 +246,11 @@ fn text_that_is_not_toml_is_told_with_its_place() {
 #[test]
 fn what_is_allowed_but_likely_not_meant_is_a_warning() {
     let warned = |source: &str| shown(source, &check(source).unwrap().1);
-    insta::assert_snapshot!(warned(&GOOD.replace("idempotency = \"safe\"", "idempotency = \"none\"")), @r#"
+    insta::assert_snapshot!(warned(&GOOD.replacen("idempotency = \"safe\"", "idempotency = \"none\"", 1)), @r#"
     20:16 "none" idempotency-unsaid: `list-issues` only reads, but is not declared as safe to repeat
         write idempotency = "safe", so that a flow may try it again after a lost connection
     "#);
-    insta::assert_snapshot!(warned(&GOOD.replace("\"GET\"", "\"DELETE\"")), @r#"
+    insta::assert_snapshot!(warned(&GOOD.replacen("\"GET\"", "\"DELETE\"", 1)), @r#"
     20:16 "safe" safe-but-writes: `list-issues` is declared as reading only, but may change things
         write "idempotent" where twice is as once, else "key" or "none"
     "#);
