@@ -62,7 +62,8 @@ pub struct NewConnection {
     /// The scopes to ask for; for a pasted secret, those that it has. A connection that is made again asks for those
     /// that it has as well.
     pub scopes: BTreeSet<String>,
-    /// URLs that stand in place of configurable endpoints of a connector.
+    /// URLs that stand in place of configurable endpoints of a connector. A connection that is made again keeps those
+    /// that are not named here.
     pub endpoints: BTreeMap<String, String>,
     /// The connection to make again under its id.
     pub reconnect: Option<ConnectionId>,
@@ -107,7 +108,7 @@ pub enum StaticCredential {
 /// What is known of a connection that is made again.
 struct Existing {
     facts: ConnectionFacts,
-    /// `None` where a secret was pasted or the credential cannot be opened.
+    /// `None` where a secret was pasted.
     grant: Option<Box<Grant>>,
 }
 
@@ -153,7 +154,7 @@ impl Vault {
     /// cannot be one; [`VaultError::Store`].
     pub async fn connect_static(
         &self,
-        new: NewConnection,
+        mut new: NewConnection,
         credential: StaticCredential,
     ) -> Result<ConnectionFacts, VaultError> {
         let (method, may_be_empty, secret) = match &credential {
@@ -164,7 +165,7 @@ impl Vault {
             StaticCredential::Bearer(secret) => (ConnectionMethod::Bearer, false, secret),
         };
         let provider = self.provider_for(&new.provider, method)?;
-        let existing = self.existing(&new, provider).await?;
+        let existing = self.existing(&mut new, provider).await?;
         let is_carried = |text: &str| (may_be_empty || !text.is_empty()) && !text.chars().any(char::is_control);
         if !secret.expose_str().is_some_and(is_carried) {
             return Err(unsuitable(
@@ -212,28 +213,29 @@ impl Vault {
 
     /// The connection to make again, where one is named; otherwise makes sure that the new name is free, so that
     /// nobody consents to something that cannot be kept.
-    async fn existing(&self, new: &NewConnection, provider: &Provider) -> Result<Option<Existing>, VaultError> {
+    ///
+    /// What a new one takes over of it comes from a row that was opened: the seal vouches for it. Of a row that was
+    /// altered nothing is taken over, and so it cannot be made again.
+    async fn existing(&self, new: &mut NewConnection, provider: &Provider) -> Result<Option<Existing>, VaultError> {
         let Some(id) = &new.reconnect else {
             return match self.store.connection_id(&new.tenant, &new.name).await? {
                 Some(_) => Err(crate::store::StoreError::NameTaken(new.name.to_string()).into()),
                 None => Ok(None),
             };
         };
-        let existing = match self.opened(&new.tenant, id).await {
-            Ok(Opened { row, credential: Credential::Grant(grant) }) => {
-                Existing { facts: row.facts, grant: Some(grant) }
-            }
-            Ok(Opened { row, .. }) => Existing { facts: row.facts, grant: None },
-            // What it held is lost, and to be made again is what it needs.
-            Err(error) if error.is_unopenable() => {
-                Existing { facts: self.row(&new.tenant, id).await?.facts, grant: None }
-            }
-            Err(error) => return Err(error),
+        let Opened { row, credential } = self.opened(&new.tenant, id).await?;
+        let grant = match credential {
+            Credential::Grant(grant) => Some(grant),
+            _ => None,
         };
+        let existing = Existing { facts: row.facts, grant };
         if existing.facts.provider != provider.id {
             let facts = &existing.facts;
             let message = format!("the connection {} is one of {}, not of {}", facts.name, facts.provider, provider.id);
             return Err(unsuitable(&message, "make a new connection under another name"));
+        }
+        for (name, url) in &existing.facts.endpoints {
+            new.endpoints.entry(name.clone()).or_insert_with(|| url.clone());
         }
         Ok(Some(existing))
     }

@@ -149,12 +149,14 @@ impl VaultError {
             Self::KeyVariable { .. } => "set it to 32 random bytes in base64: `openssl rand -base64 32`",
             Self::WeakDerivation { .. } => "the record was altered; restore it from a backup",
             Self::Newer { .. } => "use the version of Keyward that wrote it, or a newer one",
-            Self::Damaged { .. } => "restore the database from a backup, or connect again",
+            Self::Damaged { .. } => "restore the database from a backup, or delete the connection and connect again",
             Self::KeyDamaged { .. } => {
-                "restore the database from a backup; without one, run `keyward vault rotate`, connect what it names \
-                 again, and rotate again; where no other key opens, begin anew with another --data-dir"
+                "restore the database from a backup; without one, run `keyward vault rotate`, delete what it names, \
+                 connect again, and rotate again; where no other key opens, begin anew with another --data-dir"
             }
-            Self::KeyUnknown { .. } => "restore the database from a backup that has the key, or connect again",
+            Self::KeyUnknown { .. } => {
+                "restore the database from a backup that has the key, or delete the connection and connect again"
+            }
             Self::TenantUnknown(_) => "`keyward vault status` lists the tenants that have keys",
             Self::Contended { .. } => "try again when the other processes are done",
             Self::Connection(error) => return error.hint(),

@@ -132,7 +132,7 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
         issuer: arguments.issuer.take(),
         client: ClientRegistration::default(),
         scopes: scopes_of(context, &base, &arguments, provider, existing.as_ref()).await?,
-        endpoints: endpoints_of(&base, &arguments, existing.as_ref())?,
+        endpoints: endpoints_of(&base, &arguments)?,
         reconnect: existing.as_ref().map(|facts| facts.id),
     };
     // What is asked of the person comes before the passphrase, and both before anything is sent.
@@ -308,12 +308,8 @@ async fn scopes_of(
     Ok(scopes::asked(given, &granted, &actions, provider))
 }
 
-fn endpoints_of(
-    base: &Base,
-    arguments: &Arguments,
-    existing: Option<&ConnectionFacts>,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let mut all = existing.map(|facts| facts.endpoints.clone()).unwrap_or_default();
+fn endpoints_of(base: &Base, arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {
+    let mut all = BTreeMap::new();
     for (name, url) in &arguments.endpoints {
         let url = keyward_policy::check_endpoint_url(url, &base.config.network).map_err(|error| {
             Failure::new(

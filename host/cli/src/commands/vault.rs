@@ -152,9 +152,9 @@ async fn rotate(context: &Context) -> Result<(), Failure> {
     unreadable.retain(|facts| report.unreadable.contains(&facts.id));
     let message = format!("{} connections cannot be opened under any key", report.unreadable.len());
     let failure = Failure::new(Exit::Connection, "connections-unreadable", message);
-    // What a credential kept of its client and issuer is lost as well, so the command asks for them.
+    // Nothing of what cannot be opened is to be trusted, so it is not connected again under its id.
     Err(unreadable.iter().fold(failure, |failure, facts| {
-        failure.hint(format!("keyward connect {} --reconnect --name {}", facts.provider, facts.name))
+        failure.hint(format!("keyward connections delete {}, and connect {} again", facts.name, facts.provider))
     }))
 }
 

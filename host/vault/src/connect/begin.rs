@@ -119,7 +119,7 @@ impl Vault {
     ) -> Result<AuthorizationStart, VaultError> {
         let provider = self.provider_for(&new.provider, ConnectionMethod::Oauth2)?;
         check_redirect(redirect_uri)?;
-        let existing = self.existing(&new, provider).await?;
+        let existing = self.existing(&mut new, provider).await?;
         let server = self.server(provider, new.issuer.as_ref(), existing.as_ref()).await?;
         let Some(authorization) = server.endpoints.authorization.clone() else {
             return Err(unsuitable("the issuer has no authorization endpoint", "use client credentials"));

@@ -99,7 +99,7 @@ impl Vault {
     /// provider refuses; [`VaultError::Store`].
     pub async fn connect_client_credentials(&self, mut new: NewConnection) -> Result<ConnectionFacts, VaultError> {
         let provider = self.provider_for(&new.provider, ConnectionMethod::ClientCredentials)?;
-        let existing = self.existing(&new, provider).await?;
+        let existing = self.existing(&mut new, provider).await?;
         let server = self.server(provider, new.issuer.as_ref(), existing.as_ref()).await?;
         let mut client = client_of(std::mem::take(&mut new.client), existing.as_ref(), provider, &server)?;
         if client.secret.is_none() {

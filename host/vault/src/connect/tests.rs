@@ -792,16 +792,42 @@ async fn credential_that_cannot_be_opened_can_still_be_deleted() {
     assert!(world.vault.connections(&facts.tenant).await.unwrap().is_empty());
 }
 
+/// Whoever can write the database could otherwise have the next secret sent to a server of theirs.
 #[tokio::test]
-async fn credential_that_cannot_be_opened_can_be_made_again() {
+async fn row_that_was_altered_is_not_made_again() {
+    let alterations: [fn(&mut ConnectionFacts); 3] = [
+        |facts| _ = facts.endpoints.insert("api".into(), "https://evil.example".into()),
+        |facts| _ = facts.granted_scopes.insert("admin".into()),
+        |facts| facts.provider = "github".into(),
+    ];
+    for alter in alterations {
+        let world = World::new().await;
+        let facts = world.connect().await;
+        world.store.tables().connections.values_mut().for_each(|row| alter(&mut row.facts));
+        let altered = world.store.tables().connections.values().next().unwrap().facts.clone();
+        let provider = if altered.provider == "github" { "github" } else { "oidc" };
+        let again = NewConnection { reconnect: Some(facts.id), ..new_connection(provider, &["write"]) };
+        let error = {
+            let process = world.other_process().await;
+            process.begin_authorization(again, &Url::parse(REDIRECT).unwrap()).await.err().unwrap()
+        };
+        assert!(matches!(error, VaultError::Damaged { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn connection_that_is_made_again_keeps_the_endpoints_that_are_not_named() {
     let world = World::new().await;
-    let facts = world.connect().await;
-    world.store.tables().connections.values_mut().for_each(|row| row.sealed.bytes.truncate(20));
-    let again = NewConnection { reconnect: Some(facts.id), ..new_connection("oidc", &["write"]) };
+    let mut new = new_connection("oidc", &[]);
+    new.endpoints = [("api", "https://one.example/"), ("files", "https://two.example/")]
+        .map(|(name, url)| (name.to_owned(), url.to_owned()))
+        .into();
+    let facts = world.connect_as(new).await;
+    let mut again = NewConnection { reconnect: Some(facts.id), ..new_connection("oidc", &[]) };
+    again.endpoints = [("api".to_owned(), "https://three.example/".to_owned())].into();
     let again = world.connect_as(again).await;
-    assert_eq!((again.id, &again.name), (facts.id, &facts.name));
-    assert!(again.granted_scopes.is_superset(&facts.granted_scopes) && again.granted_scopes.contains("write"));
-    assert_eq!(world.vault.test(&facts.tenant, &facts.id).await.unwrap().outcome, TestOutcome::Works);
+    let urls: Vec<_> = again.endpoints.values().map(String::as_str).collect();
+    assert_eq!(urls, ["https://three.example/", "https://two.example/"]);
 }
 
 #[tokio::test]
