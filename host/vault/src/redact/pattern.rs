@@ -216,9 +216,10 @@ impl Pattern {
         if let [first, second, ..] = *c.encode_utf8(&mut [0; 4]).as_bytes() {
             see(first, second);
         }
-        // In Latin-1 it is the whole character.
-        if high == 0 {
-            (0..=u8::MAX).for_each(|second| see(low, second));
+        // In Latin-1 it is the whole character, and in a form a plus may stand for a space.
+        let whole = [(high == 0).then_some(low), (c == ' ').then_some(b'+')];
+        for first in whole.into_iter().flatten() {
+            (0..=u8::MAX).for_each(|second| see(first, second));
         }
     }
 

@@ -256,8 +256,10 @@ pub(super) fn each_beginning(value: u32, mut see: impl FnMut(u8, u8)) {
     b"uUx\\".iter().for_each(|byte| see(b'\\', *byte));
     b"u2".iter().for_each(|byte| see(b'%', *byte));
     b"#a".iter().for_each(|byte| see(b'&', *byte));
+    if value < 0o1000 {
+        see(b'\\', b'0' + (value >> 6) as u8);
+    }
     let Ok(byte) = u8::try_from(value) else { return };
-    see(b'\\', b'0' + (byte >> 6));
     let digit = b"0123456789abcdef"[usize::from(byte >> 4)];
     for digit in [digit, digit.to_ascii_uppercase()] {
         see(b'%', digit);
