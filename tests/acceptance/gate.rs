@@ -93,12 +93,16 @@ async fn a_call_that_is_refused_before_it_begins_is_on_record() -> Result<()> {
         assert_eq!(record["event"]["event"], "call-refused", "{audit}");
         assert_eq!(record["event"]["action"], action, "{audit}");
     }
+    let outcome = keyward.run(["--json", "call", "hostile.any-request", "metod=GET"])?;
+    assert_ne!(outcome.code, Some(0));
+    let audit = keyward.run(["--json", "audit", "--denied", "-n", "1"])?.success().json();
+    assert_eq!(audit[0]["reason"], "input-invalid", "{audit}");
     // What the connector itself says of an input is no refusal.
     let own = r#"{"as": "invalid-input", "message": "after ten requests"}"#;
     let outcome = keyward.run(["--json", "call", "hostile.fail", "--connection", "canary", "--input", own])?;
     assert_eq!(outcome.error()["code"], "input-invalid");
     let audit = keyward.run(["--json", "audit", "--denied"])?.success().json();
-    assert_eq!(audit.as_array().unwrap().len(), refused.len(), "each refusal has one record");
+    assert_eq!(audit.as_array().unwrap().len(), refused.len() + 1, "each refusal has one record");
     Ok(())
 }
 

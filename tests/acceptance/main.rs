@@ -9,6 +9,7 @@ mod crash;
 mod gate;
 mod mistakes;
 mod plugin;
+mod policy;
 mod sandbox;
 mod spine;
 mod tidy;

@@ -94,6 +94,9 @@ pub(crate) enum Command {
     Runs(commands::runs::Command),
     /// Who did what, where, allowed or denied
     Audit(commands::audit::Arguments),
+    /// What the operator allows: show, agree to, check a request against
+    #[command(subcommand)]
+    Policy(commands::policy::Command),
     /// The vault: its state and its keys
     #[command(subcommand)]
     Vault(commands::vault::Command),

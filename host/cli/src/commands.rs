@@ -9,6 +9,7 @@ pub(crate) mod flow;
 pub(crate) mod generate;
 pub(crate) mod init;
 pub(crate) mod plugin;
+pub(crate) mod policy;
 pub(crate) mod providers;
 pub(crate) mod run;
 pub(crate) mod runs;
@@ -71,6 +72,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
         Command::Flow(command) => flow::run(context, command).await,
         Command::Runs(command) => runs::run(context, command).await,
         Command::Audit(arguments) => audit::run(context, arguments).await,
+        Command::Policy(command) => policy::run(context, command).await,
         Command::Vault(command) => vault::run(context, command).await,
         Command::Doctor => doctor::run(context).await,
         Command::Completions(arguments) => generate::completions(context, arguments),

@@ -13,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 use keyward_egress::{Audited, EgressError, Gate, HttpWire, WireConfig};
 use keyward_flow::{Engine, Observer};
 use keyward_model::Invoke;
+use keyward_policy::Operator;
 use keyward_registry::Registry;
 use keyward_runtime::{Runtime, RuntimeConfig};
 use keyward_store::Store;
@@ -23,7 +24,9 @@ use crate::{
     config::Config,
     directory::Directory,
     failure::{Exit, Failure},
-    files, secrets,
+    files,
+    policy::Current,
+    secrets,
 };
 
 /// Until a server has accepted the connection and ended its TLS handshake.
@@ -91,9 +94,11 @@ impl Base {
 
 impl Host {
     /// Builds the road from a guest to the network over an open vault.
-    pub(crate) fn over(unlocked: Unlocked) -> Result<Self, Failure> {
+    pub(crate) async fn over(context: &Context, unlocked: Unlocked) -> Result<Self, Failure> {
         let Unlocked { base: Base { config, store, registry }, wire, vault } = unlocked;
-        let directory = Arc::new(Directory::new(registry, vault.clone(), config.network.clone(), config.ceiling));
+        let policy = Current::in_force(context, &config, &store).await?;
+        let operator = Operator { network: config.network.clone(), policy };
+        let directory = Arc::new(Directory::new(registry, vault.clone(), operator, config.ceiling));
         let gate = Gate::new(directory.clone(), vault, wire, Arc::new(store.clone()));
         let runtime = Runtime::new(runtime_config(&config), directory, Arc::new(gate))?;
         let invoke = Audited::new(Arc::new(runtime), Arc::new(store.clone()));

@@ -2,7 +2,7 @@
 
 use std::{
     env, fmt, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     str::FromStr,
 };
 
@@ -267,6 +267,11 @@ impl Config {
         self.data_dir.join("cache")
     }
 
+    /// The operator's policy.
+    pub(crate) fn policy(&self) -> PathBuf {
+        self.data_dir.join("policy.toml")
+    }
+
     /// The operator's own provider definitions.
     pub(crate) fn providers(&self) -> PathBuf {
         self.data_dir.join("providers")
@@ -281,7 +286,16 @@ fn variable(name: &str) -> Option<PathBuf> {
 /// `path` without links, as far as it exists.
 fn resolved(path: &Path) -> PathBuf {
     let known = path.ancestors().find_map(|above| Some((above.canonicalize().ok()?, path.strip_prefix(above).ok()?)));
-    known.map_or_else(|| path.to_owned(), |(known, rest)| known.join(rest))
+    let Some((known, rest)) = known else { return path.to_owned() };
+    // What does not exist yet has no links, so that `..` is the folder above by its name.
+    let folded = rest.components().fold(known, |mut folded, part| {
+        match part {
+            Component::ParentDir => _ = folded.pop(),
+            other => folded.push(other),
+        }
+        folded
+    });
+    if folded == *path { folded } else { resolved(&folded) }
 }
 
 /// Where a key file goes that nobody named: beside the user's other configuration, not in the data directory,
@@ -502,7 +516,13 @@ mod tests {
         let globals = Globals { data_dir: Some(data.clone()), ..Globals::default() };
         let config = Config::from_parts(&globals, true, |_| None).unwrap();
         let check = |path: PathBuf| config.check_new_key(&KeySource::File(path)).map_err(|failure| failure.exit);
-        for path in [data.join("root.key"), data.join("new/root.key"), link.join("k"), link.join("../data/k")] {
+        for path in [
+            data.join("root.key"),
+            data.join("new/root.key"),
+            link.join("k"),
+            link.join("../data/k"),
+            data.join("../missing/../data/k"),
+        ] {
             assert_eq!(check(path.clone()), Err(Exit::Usage), "{}", path.display());
         }
         assert_eq!(check(directory.path().join("root.key")), Ok(()));

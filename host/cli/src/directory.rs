@@ -14,7 +14,7 @@ use keyward_model::{
     InvokeError, InvokeErrorKind, Reason, SendError, SendErrorKind, TenantId,
     manifest::{Limits, Manifest},
 };
-use keyward_policy::{ActionRules, NetworkExceptions};
+use keyward_policy::{ActionRules, Operator, operator::Call};
 use keyward_registry::Registry;
 use keyward_runtime::{Catalog, Resolved};
 use keyward_vault::{Vault, VaultError};
@@ -26,7 +26,7 @@ use crate::suggest;
 pub(crate) struct Directory {
     registry: Arc<Registry>,
     vault: Arc<Vault>,
-    network: NetworkExceptions,
+    operator: Operator,
     ceiling: Limits,
     /// What calls named in the last moments.
     resolved: Cache<Named, Arc<Resolved>>,
@@ -47,9 +47,9 @@ const MAX_NAMES: u64 = 10_000;
 
 impl Directory {
     /// Over what is installed and connected, with the operator's exceptions and ceiling.
-    pub(crate) fn new(registry: Arc<Registry>, vault: Arc<Vault>, network: NetworkExceptions, ceiling: Limits) -> Self {
+    pub(crate) fn new(registry: Arc<Registry>, vault: Arc<Vault>, operator: Operator, ceiling: Limits) -> Self {
         let resolved = Cache::builder().time_to_live(FRESH).max_capacity(MAX_NAMES).build();
-        Self { registry, vault, network, ceiling, resolved, rules: RwLock::default() }
+        Self { registry, vault, operator, ceiling, resolved, rules: RwLock::default() }
     }
 }
 
@@ -136,6 +136,14 @@ impl Catalog for Directory {
         let (installed, action) = self.registry.find(&call.tenant, &call.action).await?;
         let all = self.vault.connections(&call.tenant).await.map_err(|error| unreadable(&error))?;
         let connection = connection_for(&all, call.connection.as_ref(), &installed.manifest).map_err(|error| *error)?;
+        let action_call = Call {
+            connector: &call.action.connector,
+            action: &call.action.action,
+            connection: connection.map(|facts| &facts.name),
+        };
+        self.operator.policy.check_call(action_call).map_err(|denial| {
+            InvokeError::new(InvokeErrorKind::Denied, Reason::PolicyDenied, denial.message).hint(denial.hint)
+        })?;
         let resolved = Arc::new(Resolved {
             component: self.registry.component_path(&installed.connector.digest),
             limits: Limits::default().with(action.limits, self.ceiling),
@@ -167,7 +175,7 @@ impl RuleSource for Directory {
         if installed.connector.digest != connector.digest {
             return Err(denied(format!("the connector {} was replaced during the call", connector.name)));
         }
-        let rules = ActionRules::compile(&installed.manifest, action, &self.network).map_err(|errors| {
+        let rules = ActionRules::compile(&installed.manifest, action, &self.operator).map_err(|errors| {
             let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
             denied(format!("the rules of {}.{action} are not valid: {}", connector.name, texts.join("; ")))
         })?;

@@ -16,6 +16,7 @@ mod faults;
 mod files;
 mod input;
 mod output;
+mod policy;
 mod progress;
 mod redirect;
 mod scopes;

@@ -64,6 +64,7 @@ fn is_refusal(error: &InvokeError) -> bool {
                 | Reason::ConnectionMissing
                 | Reason::ConnectionUnknown
                 | Reason::ConnectionWrongProvider
+                | Reason::PolicyDenied
         )
 }
 
@@ -151,6 +152,7 @@ mod tests {
             (InvokeErrorKind::Validation, Reason::InputInvalid),
             (InvokeErrorKind::Internal, Reason::ComponentUnsuitable),
             (InvokeErrorKind::Denied, Reason::ComponentChanged),
+            (InvokeErrorKind::Denied, Reason::PolicyDenied),
         ] {
             let [record] = recorded(kind, reason, false).await.try_into().unwrap();
             let event = AuditEvent::CallRefused { action: call().action, connection: call().connection };

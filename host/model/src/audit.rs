@@ -116,6 +116,11 @@ pub enum AuditEvent {
         /// `added`, `upgraded` or `removed`.
         change: String,
     },
+    /// The operator's policy was agreed to.
+    Policy {
+        /// `narrowed` or `widened`.
+        change: String,
+    },
     /// The keys changed.
     Vault {
         /// `initialised`, `rotated` or `rekeyed`.

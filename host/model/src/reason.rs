@@ -64,6 +64,8 @@ reasons! {
     HeaderMalformed = "header-malformed",
     /// The action declares no requests at all, or is not declared.
     ActionUnknown = "action-unknown",
+    /// The operator's policy does not allow the call or the request.
+    PolicyDenied = "policy-denied",
     /// The answer redirects in a circle, or too often.
     RedirectLimit = "redirect-limit",
     /// The answer redirects from https to http.

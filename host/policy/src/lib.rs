@@ -4,7 +4,7 @@
 //! Nothing here does I/O or reads a clock, so every rule is tested by a table.
 //!
 //! Read in this order: [`grammar`] (what an author may write), [`ActionRules`] (`rules.rs`: how a request is
-//! checked), [`redirect`] (where an answer leads), [`CanonicalPath`] (`path.rs`: the one form of a path), `target.rs` (the one form of a URL),
+//! checked), [`operator`] (what the operator allows of it), [`redirect`] (where an answer leads), [`CanonicalPath`] (`path.rs`: the one form of a path), `target.rs` (the one form of a URL),
 //! `headers.rs`, [`address`] (what may be dialled).
 
 mod denial;
@@ -13,6 +13,7 @@ pub mod grammar;
 mod host;
 mod manifest;
 mod network;
+pub mod operator;
 mod permit;
 pub mod redirect;
 mod rules;
@@ -34,6 +35,7 @@ pub use denial::{Denial, printable_method};
 pub use error::RuleError;
 pub use manifest::check_manifest;
 pub use network::{HostPort, NetworkExceptions, PrivateException};
+pub use operator::{Operator, OperatorPolicy};
 pub use path::CanonicalPath;
 pub use permit::{Permit, PermitParts};
 pub use rules::ActionRules;

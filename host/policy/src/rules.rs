@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use keyward_model::{
-    ActionName, ConnectionFacts, ConnectionState, GuestRequest, Reason, Target, TenantId,
+    ActionName, ConnectionFacts, ConnectionState, ConnectorName, GuestRequest, Reason, Target, TenantId,
     manifest::{Manifest, Placement},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     host::cut,
     manifest::{Rule, check_credential, check_scopes, read_endpoints, read_requests},
     method,
-    network::NetworkExceptions,
+    operator::{Call, Operator},
     path::{CanonicalPath, Encoded},
     permit::{Permit, PermitParts},
     query::{CanonicalQuery, is_credential},
@@ -25,13 +25,14 @@ use crate::{
 /// The rules of one action, read from its manifest.
 #[derive(Debug)]
 pub struct ActionRules {
+    connector: ConnectorName,
     action: ActionName,
     provider: Option<String>,
     placement: Option<Placement>,
     endpoints: BTreeMap<String, Endpoint>,
     rules: Vec<Rule>,
     scopes: Vec<Vec<String>>,
-    network: NetworkExceptions,
+    operator: Operator,
 }
 
 #[derive(Debug)]
@@ -60,11 +61,7 @@ impl ActionRules {
     ///
     /// # Errors
     /// Every fault in what concerns this action: the endpoints, the credential's place, its requests and scopes.
-    pub fn compile(
-        manifest: &Manifest,
-        action: &ActionName,
-        network: &NetworkExceptions,
-    ) -> Result<Self, Vec<RuleError>> {
+    pub fn compile(manifest: &Manifest, action: &ActionName, operator: &Operator) -> Result<Self, Vec<RuleError>> {
         let Some(declared) = manifest.actions.get(action) else {
             let error = RuleError::new(format!("the manifest declares no action {action:?}", action = action.as_str()));
             return Err(vec![error.at(&["actions", action.as_str()])]);
@@ -83,13 +80,14 @@ impl ActionRules {
             Some((name.clone(), Endpoint { url, configurable, credential }))
         });
         Ok(Self {
+            connector: manifest.name.clone(),
             action: action.clone(),
             provider: manifest.provider.clone(),
             placement: manifest.credential.clone(),
             endpoints: endpoints.collect(),
             rules,
             scopes: declared.scopes.clone(),
-            network: network.clone(),
+            operator: operator.clone(),
         })
     }
 
@@ -101,7 +99,8 @@ impl ActionRules {
     /// 4. The method is one that a guest may use, and the headers are none of the host's.
     /// 5. A declared request has this method, a template that matches the path by whole segments, and the name of
     ///    every query parameter, those within an absolute URL as well.
-    /// 6. The operator allows http, or an address in a host's place, where the endpoint has it.
+    /// 6. The operator allows http, or an address in a host's place, where the endpoint has it; and the operator's
+    ///    policy allows the request.
     /// 7. The connection works, and its scopes hold one whole set of the action's.
     ///
     /// # Errors
@@ -139,7 +138,10 @@ impl ActionRules {
         let placement = self.placement_for(&candidates);
         let headers = headers::check(request.headers, placement)?;
         let (rule, candidate) = self.find_rule(&method, &candidates, placement, &query)?;
-        origin.check(&self.network)?;
+        origin.check(&self.operator.network)?;
+        let connection_name = connection.map(|connection| &connection.name);
+        let call = Call { connector: &self.connector, action: &self.action, connection: connection_name };
+        self.operator.policy.check(call, &method, &origin.host)?;
         let scopes = self.check_grant(connection, seen)?;
         Ok(Permit::new(PermitParts {
             tenant: tenant.clone(),

@@ -7,7 +7,7 @@ use keyward_model::{
     Body, GuestRequest, Target, TenantId,
     manifest::{Action, Endpoint, Manifest, RequestRule},
 };
-use keyward_policy::{ActionRules, CanonicalPath, NetworkExceptions, PathTemplate};
+use keyward_policy::{ActionRules, CanonicalPath, Operator, PathTemplate};
 use percent_encoding::{percent_decode, percent_decode_str};
 use proptest::prelude::*;
 use url::Url;
@@ -133,7 +133,7 @@ fn rules() -> ActionRules {
         credential: None,
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),
     };
-    ActionRules::compile(&manifest, &"act".parse().unwrap(), &NetworkExceptions::default()).unwrap()
+    ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default()).unwrap()
 }
 
 proptest! {

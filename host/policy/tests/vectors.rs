@@ -8,7 +8,9 @@ use keyward_model::{
     Body, GuestRequest, Reason, Target, TenantId,
     manifest::{Action, Endpoint, Manifest, Placement, RequestRule},
 };
-use keyward_policy::{ActionRules, Denial, NetworkExceptions, Permit, address::special_purpose, check_manifest};
+use keyward_policy::{
+    ActionRules, Denial, NetworkExceptions, Operator, Permit, address::special_purpose, check_manifest,
+};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -110,7 +112,7 @@ fn rule(method: &str, endpoint: &str, path: &str, query: &[String]) -> RequestRu
 fn ask(manifest: &Manifest, request: GuestRequest) -> Result<Permit, Denial> {
     assert_eq!(check_manifest(manifest), []);
     let network = NetworkExceptions { private: Vec::new(), http: vec!["lab.example.com:8080".parse().unwrap()] };
-    ActionRules::compile(manifest, &"act".parse().unwrap(), &network).unwrap().authorize(
+    ActionRules::compile(manifest, &"act".parse().unwrap(), &network.into()).unwrap().authorize(
         &TenantId::default(),
         None,
         request,
@@ -142,7 +144,7 @@ fn what_no_manifest_may_hold() {
         let errors = check_manifest(&manifest);
         assert!(errors.iter().any(|error| error.path == path), "{what:?} was taken; {errors:?}");
         if !what.is_empty() {
-            assert!(ActionRules::compile(&manifest, &"act".parse().unwrap(), &NetworkExceptions::default()).is_err());
+            assert!(ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default()).is_err());
         }
     };
     for url in endpoints.iter().map(|host| format!("https://{host}")).chain(urls) {
@@ -201,7 +203,7 @@ fn headers() {
     let mut manifest = manifest(&[("e", "https://a.example.com")], vec![rule("GET", "e", "/", &[])]);
     manifest.provider = Some("somewhere".to_owned());
     manifest.credential = Some(Placement::Header { name: "X-Api-Key".to_owned(), prefix: String::new() });
-    let rules = ActionRules::compile(&manifest, &"act".parse().unwrap(), &NetworkExceptions::default()).unwrap();
+    let rules = ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default()).unwrap();
     let connection = keyward_model::ConnectionFacts {
         tenant: TenantId::default(),
         id: keyward_model::ConnectionId::new(),

@@ -63,7 +63,8 @@ impl Store {
 impl AuditFilter {
     /// The beginning of a query for `columns` of the records of `tenant` that pass.
     fn select(&self, columns: &str, tenant: &TenantId) -> QueryBuilder<Sqlite> {
-        let mut query = QueryBuilder::new(format!("SELECT {columns} FROM audit_records WHERE tenant = "));
+        let mut query =
+            QueryBuilder::new(format!("SELECT {columns} FROM audit_records WHERE number > 0 AND tenant = "));
         query.push_bind(tenant.as_str().to_owned());
         if let Some(run) = self.run {
             query.push(" AND run = ").push_bind(run.to_string());

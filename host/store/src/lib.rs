@@ -20,6 +20,7 @@ mod fault;
 mod journal;
 mod open;
 mod plugins;
+mod policy;
 mod record;
 mod vault;
 
@@ -40,6 +41,7 @@ pub use audit::{
 };
 pub use fault::DatabaseError;
 pub use open::OpenError;
+pub use policy::AcceptedPolicy;
 
 use fault::{Failure, told};
 

@@ -153,7 +153,7 @@ impl RuleSource for Kept {
         }
         let wrong = |text: String| SendError::new(SendErrorKind::Other, Reason::Internal, text);
         let (manifest, ..) = self.fixed.manifest(connector.name.as_str()).map_err(|error| wrong(error.to_string()))?;
-        let rules = ActionRules::compile(&manifest, action, &self.fixed.network)
+        let rules = ActionRules::compile(&manifest, action, &self.fixed.network.clone().into())
             .map_err(|errors| wrong(format!("{errors:?}")))?;
         let rules = Arc::new(rules);
         self.rules.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::clone(&rules));

@@ -179,6 +179,7 @@ fn event(event: &AuditEvent) -> (&'static str, String) {
         AuditEvent::SecretRedacted { count } => ("redacted", format!("{count} times in the response")),
         AuditEvent::Connection { change } => ("connection", change.clone()),
         AuditEvent::Consent { change } => ("consent", change.clone()),
+        AuditEvent::Policy { change } => ("policy", change.clone()),
         AuditEvent::Vault { change } => ("vault", change.clone()),
         other => ("other", format!("{other:?}")),
     }

@@ -71,8 +71,14 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         }
     };
     let given = input::read(arguments.input.as_deref()).await?;
-    call.input = input::with_arguments(given, &arguments.arguments, &action.input, "action")?;
-    let host = Host::over(base.unlock(context).await?)?;
+    call.input = match input::with_arguments(given, &arguments.arguments, &action.input, "action") {
+        Ok(input) => input,
+        Err(failure) => {
+            record_refusal(&base.store, &call, Reason::InputInvalid).await?;
+            return Err(failure);
+        }
+    };
+    let host = Host::over(context, base.unlock(context).await?).await?;
 
     let spinner = output.spinner(format!("Calling {}", arguments.action));
     let outcome = tokio::select! {

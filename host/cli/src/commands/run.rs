@@ -44,7 +44,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let given = input::read(arguments.input.as_deref()).await?;
     let schema = flow.input_schema().cloned().unwrap_or_default();
     let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;
-    let host = Host::over(base.unlock(context).await?)?;
+    let host = Host::over(context, base.unlock(context).await?).await?;
     let usage = input::usage(&schema);
     let warnings = json!(diagnostics::to_json(&source, &warnings));
     runs::begin(context, &host, &source, input, usage, warnings).await

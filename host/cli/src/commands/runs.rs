@@ -172,7 +172,7 @@ async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Fai
         return outcome(context, record, document);
     }
     still_there(context, &base, &record).await?;
-    let host = Host::over(base.unlock(context).await?)?;
+    let host = Host::over(context, base.unlock(context).await?).await?;
     let (live, stop) = (Arc::new(Live::new(context.output, "Taking it up")), Stop::default());
     let engine = host.engine(live.clone());
     let taken_up = take_up(context, &live, &engine, &arguments.run, &stop);

@@ -126,7 +126,7 @@ impl World {
         let wire = Arc::new(wire.unwrap());
         let (vault, connection) =
             vault_with_connection(wire.clone(), servers.map(|server| format!("http://{server}"))).await;
-        let rules = ActionRules::compile(&manifest(), &"act".parse().unwrap(), &network).unwrap();
+        let rules = ActionRules::compile(&manifest(), &"act".parse().unwrap(), &network.clone().into()).unwrap();
         let (sender, written) = mpsc::unbounded_channel();
         let records = Arc::new(Records { written: sender, broken: AtomicBool::new(false) });
         let gate = Gate::new(Arc::new(Rules(Some(Arc::new(rules)))), Arc::new(vault), wire, records.clone());

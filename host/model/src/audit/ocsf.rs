@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `request-permitted`, `request-sent`, `request-denied` | HTTP Activity (4002) |
 //! | `call-refused`, `limit-reached`, `secret-redacted` | API Activity (6003) |
-//! | `connection`, `consent`, `vault` | Entity Management (3004) |
+//! | `connection`, `consent`, `policy`, `vault` | Entity Management (3004) |
 //!
 //! What has no attribute there stands under `unmapped`, by the names of [`AuditRecord`]. The path of a URL is the
 //! declared template: a record has no other.
@@ -99,6 +99,7 @@ fn map(record: &AuditRecord) -> Mapped {
             let name = record.connector.as_ref().map(|connector| connector.name.as_str());
             entity(change, json!({"type": "connector", "name": name, "uid": name}))
         }
+        AuditEvent::Policy { change } => entity(change, json!({"type": "policy", "uid": "operator"})),
         AuditEvent::Vault { change } => entity(change, json!({"type": "vault", "uid": record.tenant})),
     }
 }
@@ -112,6 +113,7 @@ fn http(method: &str, host: Option<&str>, path: Option<&str>, status: u32, mut a
         "OPTIONS" => (5, "Options"),
         "POST" => (6, "Post"),
         "PUT" => (7, "Put"),
+        "PATCH" => (9, "Patch"),
         other => (99, other),
     };
     let (name, port) = match host.unwrap_or_default().rsplit_once(':') {
@@ -254,7 +256,7 @@ mod tests {
             (&event["action_id"], &event["disposition_id"], &event["status_id"]),
             (&json!(2), &json!(2), &json!(2))
         );
-        assert_eq!((&event["activity_id"], &event["activity_name"]), (&json!(99), &json!("PATCH")));
+        assert_eq!((&event["activity_id"], &event["activity_name"]), (&json!(9), &json!("Patch")));
         assert_eq!(event["dst_endpoint"], json!({"hostname": "[::1]"}));
         assert_eq!(event["status_detail"], "host-not-allowed");
     }

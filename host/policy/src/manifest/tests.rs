@@ -3,7 +3,7 @@
 use keyward_model::manifest::{Endpoint, Placement};
 
 use super::*;
-use crate::{ActionRules, NetworkExceptions, testing::github};
+use crate::{ActionRules, NetworkExceptions, Operator, testing::github};
 
 fn paths(errors: &[RuleError]) -> Vec<String> {
     errors.iter().map(|error| error.path.join(".")).collect()
@@ -92,7 +92,7 @@ fn credential_query_name_may_not_be_listed() {
 #[test]
 fn rules_are_compiled_for_declared_and_sound_actions_alone() {
     let compile = |manifest: &Manifest, action: &str| {
-        let compiled = ActionRules::compile(manifest, &action.parse().unwrap(), &NetworkExceptions::default());
+        let compiled = ActionRules::compile(manifest, &action.parse().unwrap(), &Operator::default());
         compiled.map(drop).map_err(|errors| paths(&errors))
     };
     let mut manifest = github();

@@ -4,7 +4,10 @@
 use keyward_model::{Body, SendError, SendErrorKind};
 
 use super::*;
-use crate::testing::{connection, github};
+use crate::{
+    NetworkExceptions,
+    testing::{connection, github},
+};
 
 fn rules(action: &str) -> ActionRules {
     compile(&github(), action)
@@ -15,7 +18,7 @@ fn compile(manifest: &Manifest, action: &str) -> ActionRules {
         private: vec!["127.0.0.1/32:4001".parse().unwrap()],
         http: vec!["127.0.0.1:4001".parse().unwrap(), "lab.example.com:80".parse().unwrap()],
     };
-    ActionRules::compile(manifest, &action.parse().unwrap(), &network).unwrap()
+    ActionRules::compile(manifest, &action.parse().unwrap(), &network.into()).unwrap()
 }
 
 fn request(method: &str, path: &str) -> GuestRequest {

@@ -97,6 +97,15 @@ CREATE TABLE installed_connectors (
     PRIMARY KEY (tenant, name)
 ) STRICT;
 
+-- The operator's policy as it was last agreed to.
+CREATE TABLE operator_policy (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    text TEXT NOT NULL,
+    accepted_by_kind TEXT NOT NULL,
+    accepted_by_id TEXT NOT NULL,
+    accepted_at INTEGER NOT NULL
+) STRICT;
+
 -- Runs ------------------------------------------------------------------------------------------------
 -- What a run was started with never changes and can be large, what it stands at changes with every
 -- step: two tables, so that a step does not write the flow's source again.
@@ -155,7 +164,7 @@ CREATE TABLE audit_records (
     connection TEXT,
     denied INTEGER NOT NULL,
     record TEXT NOT NULL,
-    number INTEGER NOT NULL,
+    number INTEGER NOT NULL CHECK (number > 0),
     digest TEXT NOT NULL
 ) STRICT;
 

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::{PAGE, columns, row};
 use crate::{
     DatabaseError, Store,
-    record::{from_json, parsed, signed},
+    record::{count, from_json, parsed, signed},
 };
 
 /// Where a trail stands: how many records it has, and the digest over all of them. Written
@@ -80,6 +80,9 @@ pub enum AuditFault {
     /// What finds a record says something else than the record.
     #[error("the columns by which record {0} is found do not say what it says")]
     Misfiled(u64),
+    /// A row is there that is no link of the chain.
+    #[error("{0} records are there that nobody wrote in their place")]
+    PutIn(u64),
     /// The trail is not the one that was seen before.
     #[error("record {0} is not the one that was there when its digest was kept")]
     Replaced(u64),
@@ -98,6 +101,8 @@ impl Store {
     ) -> Result<AuditVerdict, DatabaseError> {
         self.told(async {
             let mut head = AuditHead::EMPTY;
+            // One view of the database throughout, so that records which come meanwhile are not miscounted.
+            let mut reader = self.readers.begin().await?;
             let broken = |head, fault| Ok(AuditVerdict { head, fault: Some(fault) });
             if let Some(known) = known.filter(|known| known.number == 0 && *known != head) {
                 return broken(head, AuditFault::Replaced(known.number));
@@ -111,9 +116,15 @@ impl Store {
                 .bind(tenant.as_str())
                 .bind(signed(head.number)?)
                 .bind(PAGE)
-                .fetch_all(&self.readers)
+                .fetch_all(&mut *reader)
                 .await?;
                 if page.is_empty() {
+                    // A row whose number is no number of the chain, or twice there, was in no page.
+                    let all = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM audit_records WHERE tenant = ?1");
+                    let all: u64 = count("audit records", all.bind(tenant.as_str()).fetch_one(&mut *reader).await?)?;
+                    if all > head.number {
+                        return broken(head, AuditFault::PutIn(all - head.number));
+                    }
                     let cut_off = known.filter(|known| known.number > head.number);
                     return Ok(AuditVerdict { head, fault: cut_off.map(|_| AuditFault::Missing(head.number + 1)) });
                 }

@@ -60,6 +60,32 @@ async fn every_change_of_a_record_is_told_at_its_place() {
 }
 
 #[tokio::test]
+async fn record_that_was_put_in_is_told_whatever_its_number() {
+    const COPY: &str =
+        "INSERT INTO audit_records (id, tenant, principal_kind, principal_id, at, denied, record, number, digest)
+        SELECT 'forged' || abs(random()), tenant, principal_kind, principal_id, at, denied, record,";
+    for (number, faults) in [
+        ("0", [AuditFault::PutIn(1)].as_slice()),
+        ("-5", &[AuditFault::PutIn(1)]),
+        // Which of the two comes first is not said.
+        ("2", &[AuditFault::Misfiled(2), AuditFault::Changed(3)]),
+        ("7", &[AuditFault::Missing(6)]),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("keyward.db");
+        let store = Store::open(&path).await.unwrap();
+        write(&store, &TenantId::default(), 5).await;
+        let mut raw = raw(&path).await;
+        let unguarded = "PRAGMA ignore_check_constraints = on; DROP INDEX audit_records_by_tenant";
+        sqlx::raw_sql(unguarded).execute(&mut raw).await.unwrap();
+        let put_in = format!("{COPY} {number}, digest FROM audit_records WHERE number = 2");
+        sqlx::raw_sql(sqlx::AssertSqlSafe(put_in)).execute(&mut raw).await.unwrap();
+        let fault = check(&store, None).await.1.unwrap();
+        assert!(faults.contains(&fault), "{number}: {fault}");
+    }
+}
+
+#[tokio::test]
 async fn head_that_was_kept_tells_a_trail_that_was_made_anew_or_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keyward.db");

@@ -10,7 +10,7 @@ use keyward_model::{
     ActionName, GuestRequest, Target,
     manifest::{Action, Endpoint, Manifest, RequestRule},
 };
-use keyward_policy::{ActionRules, NetworkExceptions};
+use keyward_policy::{ActionRules, Operator};
 use serde_json::json;
 
 use super::*;
@@ -119,7 +119,7 @@ fn rules(provider: &str, placement: Option<Placement>, scopes: &[&str]) -> Actio
         credential: placement,
         actions: BTreeMap::from([(name.clone(), action)]),
     };
-    ActionRules::compile(&manifest, &name, &NetworkExceptions::default()).unwrap()
+    ActionRules::compile(&manifest, &name, &Operator::default()).unwrap()
 }
 
 fn permit_of(rules: &ActionRules, facts: &ConnectionFacts, method: &str, body: Body) -> Permit {
