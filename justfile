@@ -50,23 +50,32 @@ test-guests: setup
 # Checks format and lints, and which dependencies come in.
 lint: setup
     cargo fmt --all --check
-    for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all --check); done
+    for workspace in sdk-guest plugins tests/guests tests/fuzz; do (cd "$workspace" && cargo fmt --all --check); done
     cargo clippy --quiet --workspace --all-targets -- -D warnings
     for workspace in sdk-guest plugins tests/guests; do \
         (cd "$workspace" && CARGO_TARGET_DIR="$KEYWARD_GUEST_TARGET_DIR" cargo clippy --quiet --workspace --all-targets -- -D warnings); \
     done
-    for manifest in Cargo.toml sdk-guest/Cargo.toml plugins/Cargo.toml tests/guests/Cargo.toml; do \
+    for manifest in Cargo.toml sdk-guest/Cargo.toml plugins/Cargo.toml tests/guests/Cargo.toml tests/fuzz/Cargo.toml; do \
         cargo deny --log-level error --manifest-path "$manifest" --config deny.toml check bans licenses sources; \
     done
 
 # Formats everything.
 format:
     cargo fmt --all
-    for workspace in sdk-guest plugins tests/guests; do (cd "$workspace" && cargo fmt --all); done
+    for workspace in sdk-guest plugins tests/guests tests/fuzz; do (cd "$workspace" && cargo fmt --all); done
 
 # Measures: a sandboxed call against the same request in native Rust, in one run; parts: cold call http memory.
 bench *parts: guests
     cargo bench --quiet --package keyward-acceptance --bench sandbox -- {{ parts }}
 
+# Fuzzes the rules, redirects, what people write, the search for secrets and the reader of components, each so long.
+fuzz seconds="10": setup
+    @cd tests/fuzz && for target in request redirect grammar redact component; do \
+        mkdir -p "{{ cache }}/fuzz-corpus/$target"; \
+        RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . --sanitizer none --target-dir "{{ cache }}/fuzz-target" $target \
+            "{{ cache }}/fuzz-corpus/$target" corpus/$target -- \
+            -max_total_time={{ seconds }} -max_len=4096 -timeout=10 -rss_limit_mb=2048 -verbosity=0 -close_fd_mask=1; \
+    done
+
 # What continuous integration runs.
-ci: lint test demo
+ci: lint test demo fuzz
