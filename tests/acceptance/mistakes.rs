@@ -274,13 +274,19 @@ fn every_fault_that_doctor_finds_has_a_hint() -> Result<()> {
     let root = |keyward: &Keyward, text: &str| -> Result<()> {
         let config = keyward.data_dir().join("config.toml");
         let rest = fs::read_to_string(&config)?;
-        Ok(fs::write(config, rest.replace("[network]", &format!("[network]\nextra_roots = [\"ca.pem\"]\n{text}")))?)
+        Ok(fs::write(
+            config,
+            rest.replace(
+                "[network]",
+                &format!("[network]\nauthorities = [{{ file = \"ca.pem\", hosts = [\"a.example\"] }}]\n{text}"),
+            ),
+        )?)
     };
     type Damage<'a> = &'a dyn Fn(&Keyward) -> Result<()>;
     let damages: [(&str, &str, Damage<'_>); 6] = [
         ("vault", "put the file back", &|keyward| Ok(fs::remove_file(keyward.folder().join("root.key"))?)),
-        ("vault", "extra_roots", &|keyward| root(keyward, "")),
-        ("vault", "extra_roots", &|keyward| {
+        ("vault", "authorities", &|keyward| root(keyward, "")),
+        ("vault", "authorities", &|keyward| {
             fs::write(keyward.data_dir().join("ca.pem"), "no certificate")?;
             root(keyward, "")
         }),
@@ -313,7 +319,8 @@ fn every_fault_that_doctor_finds_has_a_hint() -> Result<()> {
 fn an_authority_that_cannot_be_used_is_named_with_its_file() -> Result<()> {
     let keyward = Keyward::initialised(&[])?;
     let config = keyward.data_dir().join("config.toml");
-    let text = fs::read_to_string(&config)?.replace("[network]", "[network]\nextra_roots = [\"ca.pem\"]");
+    let text = fs::read_to_string(&config)?
+        .replace("[network]", "[network]\nauthorities = [{ file = \"ca.pem\", hosts = [\"a.example\"] }]");
     fs::write(&config, text)?;
     for content in [None, Some("no certificate")] {
         if let Some(content) = content {

@@ -10,7 +10,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use keyward_egress::{Audited, EgressError, Gate, HttpWire, WireConfig};
+use keyward_egress::{Audited, Authority, EgressError, Gate, HttpWire, WireConfig};
 use keyward_flow::{Engine, Observer};
 use keyward_model::Invoke;
 use keyward_policy::Operator;
@@ -21,7 +21,7 @@ use keyward_vault::{Catalogue, Vault, VaultOptions};
 
 use crate::{
     commands::Context,
-    config::Config,
+    config::{Config, TrustedFile},
     directory::Directory,
     failure::{Exit, Failure},
     files,
@@ -114,17 +114,19 @@ impl Host {
 /// The road out, with the operator's exceptions.
 pub(crate) fn wire(config: &Config) -> Result<Arc<HttpWire>, Failure> {
     let named = |failure: Failure| {
-        failure.hint(format!("[network] extra_roots in {} names it: correct that, or the file", config.file.display()))
+        failure.hint(format!("[network] authorities in {} names it: correct that, or the file", config.file.display()))
     };
-    let roots = config.extra_roots.iter().map(|path| files::read(path).map_err(named));
-    let extra_roots_pem = roots.collect::<Result<_, _>>()?;
+    let authority = |authority: &TrustedFile| {
+        Ok(Authority { pem: files::read(&authority.file).map_err(named)?, hosts: authority.hosts.clone() })
+    };
+    let authorities = config.authorities.iter().map(authority).collect::<Result<_, Failure>>()?;
     let network = config.network.clone();
-    let wire = HttpWire::new(WireConfig { network, extra_roots_pem, connect_timeout: CONNECT_TIMEOUT });
+    let wire = HttpWire::new(WireConfig { network, authorities, connect_timeout: CONNECT_TIMEOUT });
     Ok(Arc::new(wire.map_err(|error| match error {
-        EgressError::ExtraRoot { number, cause } => {
+        EgressError::Authority { number, cause } => {
             let message =
-                format!("cannot use the certificates in {}: {cause}", config.extra_roots[number - 1].display());
-            named(Failure::new(Exit::BadInput, "extra-root-invalid", message))
+                format!("cannot use the certificates in {}: {cause}", config.authorities[number - 1].file.display());
+            named(Failure::new(Exit::BadInput, "authority-invalid", message))
         }
         error => error.into(),
     })?))

@@ -7,7 +7,7 @@ use std::{
 };
 
 use keyward_model::manifest::Limits;
-use keyward_policy::{HostPort, NetworkExceptions, PrivateException};
+use keyward_policy::{HostPort, NetworkExceptions, PolicyHost, PrivateException};
 use serde::Deserialize;
 
 use crate::{
@@ -27,8 +27,8 @@ pub(crate) struct Config {
     pub(crate) key: Option<KeySource>,
     /// Which private addresses and plain-text servers may be reached.
     pub(crate) network: NetworkExceptions,
-    /// Certificate authorities besides the system's, PEM files.
-    pub(crate) extra_roots: Vec<PathBuf>,
+    /// Certificate authorities besides the system's.
+    pub(crate) authorities: Vec<TrustedFile>,
     /// What no connector's manifest may exceed.
     pub(crate) ceiling: Limits,
     /// How many guests may run at once.
@@ -92,7 +92,8 @@ impl fmt::Display for KeySource {
 /// [network]
 /// private = ["10.1.0.0/16:443"]       # private addresses that may be reached: network:port
 /// http = ["127.0.0.1:8080"]           # servers that may be spoken to without TLS: host:port
-/// extra_roots = ["company-ca.pem"]    # certificate authorities besides the system's
+/// # certificate authorities besides the system's, each for the hosts that it may vouch for
+/// authorities = [{ file = "company-ca.pem", hosts = ["*.corp.example"] }]
 ///
 /// [limits]                            # what no connector may exceed, for each call
 /// concurrent_calls = 64               # guests at once
@@ -125,7 +126,17 @@ struct VaultTable {
 struct NetworkTable {
     private: Vec<PrivateException>,
     http: Vec<HostPort>,
-    extra_roots: Vec<PathBuf>,
+    authorities: Vec<TrustedFile>,
+}
+
+/// A certificate authority that is trusted for some hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TrustedFile {
+    /// Its certificates, PEM.
+    pub(crate) file: PathBuf,
+    /// The hosts, as in `policy.toml`.
+    pub(crate) hosts: Vec<PolicyHost>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -219,7 +230,12 @@ impl Config {
         Ok(Self {
             key,
             network: NetworkExceptions { private: parsed.network.private, http: parsed.network.http },
-            extra_roots: parsed.network.extra_roots.into_iter().map(beside).collect(),
+            authorities: parsed
+                .network
+                .authorities
+                .into_iter()
+                .map(|trusted| TrustedFile { file: beside(trusted.file), ..trusted })
+                .collect(),
             ceiling: Limits {
                 memory_bytes: limits.memory_bytes.unwrap_or(ceiling.memory_bytes),
                 cpu_ms: limits.cpu_ms.unwrap_or(ceiling.cpu_ms),
@@ -396,8 +412,8 @@ key = {key}
 #private = ["10.1.0.0/16:443"]
 # Servers that may be spoken to without TLS, as host:port. None by default.
 #http = ["127.0.0.1:8080"]
-# Certificate authorities besides the system's, PEM files.
-#extra_roots = ["company-ca.pem"]
+# Certificate authorities besides the system's, PEM files, each for the hosts that it may vouch for.
+#authorities = [{{ file = "company-ca.pem", hosts = ["*.corp.example"] }}]
 
 [limits]
 # What no connector may exceed in one call, whatever its manifest says.
@@ -492,11 +508,11 @@ mod tests {
 
     #[test]
     fn relative_paths_are_beside_the_file() {
-        let text = "[vault]\nkey = \"file:root.key\"\n[network]\nextra_roots = [\"ca.pem\", \"/etc/ca.pem\"]\n";
+        let text = "[vault]\nkey = \"file:root.key\"\n[network]\nauthorities = [{file = \"ca.pem\", hosts = [\"a.example\"]}]\n";
         let config = resolve(text, Globals::default(), &[HOME]).unwrap();
         let directory = config.file.parent().unwrap();
         assert_eq!(config.key, Some(KeySource::File(directory.join("root.key"))));
-        assert_eq!(config.extra_roots, [directory.join("ca.pem"), "/etc/ca.pem".into()]);
+        assert_eq!(config.authorities[0].file, directory.join("ca.pem"));
     }
 
     #[test]

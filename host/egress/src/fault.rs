@@ -84,7 +84,7 @@ impl Place {
             return match tls {
                 rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => hinted(
                     error,
-                    "where its authority is to be trusted, the operator adds it to `extra_roots` in `[network]`"
+                    "where its authority is to be trusted, the operator adds it to `authorities` in `[network]` with this host"
                         .to_owned(),
                 ),
                 _ => error,

@@ -16,4 +16,4 @@ mod wire;
 pub use audit::{AuditError, AuditSink};
 pub use audited::{Audited, record_refusal};
 pub use gate::{Gate, RuleSource};
-pub use wire::{EgressError, HttpWire, WireConfig};
+pub use wire::{Authority, EgressError, HttpWire, WireConfig};

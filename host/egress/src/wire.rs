@@ -13,7 +13,7 @@ use futures_core::Stream;
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use keyward_model::{BodyStream, Reason, SendError, SendErrorKind, Sent, request::Body};
-use keyward_policy::{NetworkExceptions, PrivateException};
+use keyward_policy::{NetworkExceptions, PolicyHost};
 use keyward_vault::{
     Wire, WireError, WireRequest, WireResponse,
     wire::{WireLimits, WireParts},
@@ -51,20 +51,29 @@ const UPLOAD_SLICE: usize = 64 * 1024;
 pub struct WireConfig {
     /// The operator's exceptions to "public addresses and https".
     pub network: NetworkExceptions,
-    /// Certificates (PEM, each text one or more) of authorities that are trusted besides the system's.
-    pub extra_roots_pem: Vec<Vec<u8>>,
+    /// Authorities that are trusted besides the system's; for a host the first that names it.
+    pub authorities: Vec<Authority>,
     /// Until a connection stands: name resolution, dialling and the TLS handshake together.
     pub connect_timeout: Duration,
+}
+
+/// An authority that the operator trusts for some hosts. It cannot vouch for any other.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    /// Its certificates: PEM, one or more.
+    pub pem: Vec<u8>,
+    /// The hosts.
+    pub hosts: Vec<PolicyHost>,
 }
 
 /// Why the wire cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EgressError {
-    /// A text of [`WireConfig::extra_roots_pem`] holds no certificate or a broken one.
-    #[error("extra root certificate {number} cannot be read: {cause}")]
-    ExtraRoot {
-        /// Which text, from 1.
+    /// An entry of [`WireConfig::authorities`] holds no certificate or a broken one.
+    #[error("the certificates of authority {number} cannot be read: {cause}")]
+    Authority {
+        /// Which entry, from 1.
         number: usize,
         /// What is wrong.
         cause: String,
@@ -80,7 +89,8 @@ pub enum EgressError {
 /// 1. https, or http to a host and port that the operator excepted.
 /// 2. Every address is checked after resolution, all of them must pass, and the checked ones are dialled.
 ///    Special-purpose addresses pass only by the operator's exception for the address and this port.
-/// 3. TLS 1.2 or newer, certificates by the system's roots and the operator's extra ones.
+/// 3. TLS 1.2 or newer, certificates by the system's roots and, for the hosts that it names, an authority of the
+///    operator's.
 /// 4. No proxy from the environment, no redirect followed, no cookie kept, no `referer` sent.
 /// 5. The answer is decoded here, and its decoded bytes count against the limit.
 ///
@@ -95,10 +105,10 @@ pub enum EgressError {
 /// one without a body or with a small one that an HTTP/2 server refused unprocessed (RFC 9113 section 8.7).
 pub struct HttpWire {
     network: Arc<NetworkExceptions>,
-    /// For all ports without an exception.
-    strict: Client,
-    /// For each port with one; see [`Guard`].
-    excepted: HashMap<u16, Client>,
+    /// The hosts of each authority.
+    authorities: Vec<Vec<PolicyHost>>,
+    /// For each authority and without one, for each port that has an exception (see [`Guard`]) and for all others.
+    clients: HashMap<(Option<usize>, Option<u16>), Client>,
     lookup: Lookup,
 }
 
@@ -118,13 +128,8 @@ impl HttpWire {
     }
 
     fn looking_up(config: WireConfig, lookup: Lookup) -> Result<Self, EgressError> {
-        let mut roots = Vec::new();
-        for (index, pem) in config.extra_roots_pem.iter().enumerate() {
-            let read = read_roots(pem).map_err(|cause| EgressError::ExtraRoot { number: index + 1, cause })?;
-            roots.extend(read);
-        }
         let network = Arc::new(config.network);
-        let client = |guard: Guard| {
+        let client = |roots: &[Certificate], guard: Guard| {
             Client::builder()
                 .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")))
                 .redirect(redirect::Policy::none())
@@ -132,7 +137,7 @@ impl HttpWire {
                 .no_proxy()
                 .dns_resolver(Arc::new(guard))
                 .tls_version_min(tls::Version::TLS_1_2)
-                .tls_certs_merge(roots.clone())
+                .tls_certs_merge(roots.iter().cloned())
                 .connect_timeout(config.connect_timeout)
                 .http1_max_headers(MAX_RESPONSE_HEADERS)
                 .http2_max_header_list_size(MAX_RESPONSE_HEADER_BYTES as u32)
@@ -141,13 +146,29 @@ impl HttpWire {
                 .build()
                 .map_err(|error| EgressError::Client(innermost(&error).to_string()))
         };
-        let mut excepted = HashMap::new();
-        for &PrivateException { port, .. } in &network.private {
-            if let Entry::Vacant(place) = excepted.entry(port) {
-                place.insert(client(Guard::new(&network, Some(port), &lookup))?);
+        let mut trusted = vec![(None, Vec::new())];
+        for (index, authority) in config.authorities.iter().enumerate() {
+            let roots =
+                read_roots(&authority.pem).map_err(|cause| EgressError::Authority { number: index + 1, cause })?;
+            trusted.push((Some(index), roots));
+        }
+        let ports = || network.private.iter().map(|exception| Some(exception.port)).chain([None]);
+        let mut clients = HashMap::new();
+        for (authority, roots) in &trusted {
+            for port in ports() {
+                if let Entry::Vacant(place) = clients.entry((*authority, port)) {
+                    place.insert(client(roots, Guard::new(&network, port, &lookup))?);
+                }
             }
         }
-        Ok(Self { strict: client(Guard::new(&network, None, &lookup))?, excepted, network, lookup })
+        let authorities = config.authorities.into_iter().map(|authority| authority.hosts).collect();
+        Ok(Self { clients, authorities, network, lookup })
+    }
+
+    /// The client that trusts what is trusted for this host, and knows the exceptions of this port.
+    fn client(&self, host: &str, port: u16) -> Option<&Client> {
+        let authority = self.authorities.iter().position(|hosts| hosts.iter().any(|own| own.matches(host)));
+        self.clients.get(&(authority, Some(port))).or_else(|| self.clients.get(&(authority, None)))
     }
 
     async fn dial(&self, parts: WireParts) -> Result<WireResponse, WireError> {
@@ -182,7 +203,9 @@ impl HttpWire {
         accept_encodings(request.headers_mut());
         attach(&mut request, body, &progress);
 
-        let client = self.excepted.get(&port).unwrap_or(&self.strict);
+        let client = self
+            .client(&place.host, port)
+            .ok_or_else(|| place.error(Reason::Internal, "the HTTP client for it is missing".to_owned(), Sent::No))?;
         let response = progress
             .watch(limits.timeout, client.execute(request))
             .await

@@ -35,7 +35,7 @@ pub use denial::{Denial, printable_method};
 pub use error::RuleError;
 pub use manifest::check_manifest;
 pub use network::{HostPort, NetworkExceptions, PrivateException};
-pub use operator::{Operator, OperatorPolicy};
+pub use operator::{Operator, OperatorPolicy, PolicyHost};
 pub use path::CanonicalPath;
 pub use permit::{Permit, PermitParts};
 pub use rules::ActionRules;

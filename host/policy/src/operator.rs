@@ -159,6 +159,17 @@ impl FromStr for PolicyHost {
     }
 }
 
+impl PolicyHost {
+    /// Whether `host`, in any form that a URL takes, is one of these.
+    pub fn matches(&self, host: &str) -> bool {
+        Host::parse(host).is_ok_and(|host| self.has(&host))
+    }
+
+    fn has(&self, host: &Host) -> bool {
+        HostPattern::parse(&self.0).is_ok_and(|own| own.matches(host))
+    }
+}
+
 impl FromStr for PolicyMethod {
     type Err = RuleError;
     fn from_str(text: &str) -> Result<Self, RuleError> {
@@ -188,7 +199,7 @@ impl PolicyLine {
     fn matches(&self, call: Call<'_>, method: &Method, host: &Host) -> bool {
         self.matches_call(call)
             && has(self.methods.as_ref(), |own| own.0 == method.as_str())
-            && has(self.hosts.as_ref(), |own| HostPattern::parse(&own.0).is_ok_and(|own| own.matches(host)))
+            && has(self.hosts.as_ref(), |own| own.has(host))
     }
 
     /// Whether it needs no request to tell.

@@ -222,7 +222,7 @@ impl Stack {
         Vault::initialise(&store, &key, &tenant, &principal).await?;
         let wire = Arc::new(HttpWire::new(WireConfig {
             network: network.clone(),
-            extra_roots_pem: Vec::new(),
+            authorities: Vec::new(),
             connect_timeout: Duration::from_secs(10),
         })?);
         let options = VaultOptions { wire: wire.clone(), providers: Arc::new(Catalogue::builtin()) };

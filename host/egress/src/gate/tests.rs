@@ -120,7 +120,7 @@ impl World {
         };
         let wire = HttpWire::new(WireConfig {
             network: network.clone(),
-            extra_roots_pem: Vec::new(),
+            authorities: Vec::new(),
             connect_timeout: Duration::from_secs(5),
         });
         let wire = Arc::new(wire.unwrap());
@@ -533,7 +533,7 @@ async fn request_that_is_refused_after_its_permit_is_on_record_as_denied() {
     for (network, reason) in [(nothing, Reason::SchemeNotAllowed), (http_alone, Reason::AddressNotAllowed)] {
         let mut world = World::new(server).await;
         let connect_timeout = Duration::from_secs(5);
-        let wire = HttpWire::new(WireConfig { network, extra_roots_pem: Vec::new(), connect_timeout }).unwrap();
+        let wire = HttpWire::new(WireConfig { network, authorities: Vec::new(), connect_timeout }).unwrap();
         let gate = Gate { wire: Arc::new(wire), ..world.gate.parts() };
         let error = gate.send(&world.ctx, request(Method::GET, "/items/1")).await.unwrap_err();
         assert_eq!((error.reason, error.sent), (reason, Sent::No));

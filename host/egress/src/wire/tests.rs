@@ -69,7 +69,7 @@ fn exceptions(address: SocketAddr) -> NetworkExceptions {
 
 fn wire(network: NetworkExceptions) -> HttpWire {
     let connect_timeout = Duration::from_secs(5);
-    HttpWire::new(WireConfig { network, extra_roots_pem: Vec::new(), connect_timeout }).unwrap()
+    HttpWire::new(WireConfig { network, authorities: Vec::new(), connect_timeout }).unwrap()
 }
 
 fn get(url: &str) -> WireParts {
@@ -230,7 +230,7 @@ async fn checked_address_is_the_one_that_is_dialled() {
         Box::pin(async { Ok(vec![found.parse().unwrap()]) })
     });
     let connect_timeout = Duration::from_secs(5);
-    let config = WireConfig { network, extra_roots_pem: Vec::new(), connect_timeout };
+    let config = WireConfig { network, authorities: Vec::new(), connect_timeout };
     let wire = HttpWire::looking_up(config, lookup).unwrap();
     let url = format!("http://rebinding.example:{port}/");
     assert_eq!(whole(wire.dial(get(&url)).await.unwrap()).await.unwrap(), b"here");
@@ -563,10 +563,15 @@ fn serve_tls(versions: &[&'static rustls::SupportedProtocolVersion]) -> (SocketA
     (address, root)
 }
 
+fn authority(pem: &str, host: &str) -> Authority {
+    let hosts = [host, "127.0.0.1"].map(|host| host.parse().unwrap()).into();
+    Authority { pem: pem.as_bytes().to_vec(), hosts }
+}
+
 fn tls_wire(address: SocketAddr, roots: &[&str]) -> HttpWire {
     HttpWire::new(WireConfig {
         network: exceptions(address),
-        extra_roots_pem: roots.iter().map(|pem| pem.as_bytes().to_vec()).collect(),
+        authorities: roots.iter().map(|pem| authority(pem, "localhost")).collect(),
         connect_timeout: Duration::from_secs(5),
     })
     .unwrap()
@@ -581,10 +586,30 @@ async fn certificate_must_be_of_a_trusted_authority_and_for_the_name() {
 
     let error = tls_wire(address, &[]).dial(get(&by_name)).await.unwrap_err();
     assert_eq!((error.reason, error.sent), (Reason::TlsFailed, Sent::No));
-    assert!(error.hint.unwrap().contains("extra_roots"));
+    assert!(error.hint.unwrap().contains("authorities"));
 
     let error = tls_wire(address, &[&root]).dial(get(&format!("https://{address}/"))).await.unwrap_err();
     assert_eq!((error.reason, error.sent), (Reason::TlsFailed, Sent::No));
+}
+
+/// Whoever has the key of a company's authority cannot pass for anybody else.
+#[tokio::test]
+async fn authority_of_the_operator_vouches_for_its_hosts_alone() {
+    let (address, root) = serve_tls(rustls::ALL_VERSIONS);
+    let wire = |hosts: &str| {
+        let hosts = vec![hosts.parse().unwrap()];
+        HttpWire::new(WireConfig {
+            network: exceptions(address),
+            authorities: vec![Authority { pem: root.as_bytes().to_vec(), hosts }],
+            connect_timeout: Duration::from_secs(5),
+        })
+    };
+    let by_name = format!("https://localhost:{}/", address.port());
+    wire("localhost").unwrap().dial(get(&by_name)).await.unwrap();
+    for other in ["*.corp.example", "other.example"] {
+        let error = wire(other).unwrap().dial(get(&by_name)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::TlsFailed, "{other}");
+    }
 }
 
 #[tokio::test]
@@ -665,13 +690,13 @@ async fn server_without_tls_is_not_spoken_to_as_if_it_had() {
 }
 
 #[test]
-fn broken_extra_root_is_named() {
+fn broken_authority_is_named() {
     for pem in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
         let config = WireConfig {
             network: NetworkExceptions::default(),
-            extra_roots_pem: vec![pem.as_bytes().to_vec()],
+            authorities: vec![authority(pem, "localhost")],
             connect_timeout: Duration::from_secs(5),
         };
-        assert!(matches!(HttpWire::new(config), Err(EgressError::ExtraRoot { number: 1, .. })), "{pem:?}");
+        assert!(matches!(HttpWire::new(config), Err(EgressError::Authority { number: 1, .. })), "{pem:?}");
     }
 }
