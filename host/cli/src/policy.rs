@@ -6,7 +6,6 @@ use keyward_model::{AuditEvent, AuditRecord, Diagnostic, Span};
 use keyward_policy::{OperatorPolicy, operator::PolicyDifference};
 use keyward_store::{AcceptedPolicy, Store};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     commands::Context,
@@ -71,7 +70,9 @@ impl Current {
         let at = OffsetDateTime::now_utc();
         let new = AcceptedPolicy { text: self.text.clone(), by: context.principal.clone(), at };
         let old = self.accepted.as_ref().map(|accepted| accepted.text.as_str());
-        if store.accept_policy(old, &new, &record(context, at, change)).await? {
+        let event = AuditEvent::Policy { change: change.to_owned() };
+        let record = AuditRecord::new(at, &context.tenant, &context.principal, event);
+        if store.accept_policy(old, &new, &record).await? {
             return Ok(());
         }
         Err(Failure::new(Exit::Environment, "conflict", "another process agreed to a policy at the same moment")
@@ -85,23 +86,4 @@ fn parse(name: &str, text: &str) -> Result<OperatorPolicy, Failure> {
         let fault = Diagnostic::error("policy-invalid", error.message().to_owned(), span);
         Failure::faults(name.to_owned(), text, vec![fault]).hint("the keys are explained in docs/policy.md")
     })
-}
-
-fn record(context: &Context, at: OffsetDateTime, change: &str) -> AuditRecord {
-    AuditRecord {
-        id: Uuid::now_v7(),
-        at,
-        tenant: context.tenant.clone(),
-        principal: context.principal.clone(),
-        on_behalf_of: None,
-        flow: None,
-        run: None,
-        step: None,
-        call: None,
-        connector: None,
-        action: None,
-        connection: None,
-        event: AuditEvent::Policy { change: change.to_owned() },
-        reason: None,
-    }
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use keyward_model::{ActionCall, ActionOutcome, AuditEvent, AuditRecord, Invoke, InvokeError, InvokeErrorKind, Reason};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::audit::{AuditError, AuditSink};
 
@@ -69,21 +68,14 @@ fn is_refusal(error: &InvokeError) -> bool {
 }
 
 fn record(call: &ActionCall) -> AuditRecord {
+    let event = AuditEvent::CallRefused { action: call.action.clone(), connection: call.connection.clone() };
     AuditRecord {
-        id: Uuid::now_v7(),
-        at: OffsetDateTime::now_utc(),
-        tenant: call.tenant.clone(),
-        principal: call.principal.clone(),
         on_behalf_of: call.on_behalf_of.clone(),
         flow: call.flow.clone(),
         run: call.run,
         step: call.step.clone(),
-        call: None,
-        connector: None,
         action: Some(call.action.action.clone()),
-        connection: None,
-        event: AuditEvent::CallRefused { action: call.action.clone(), connection: call.connection.clone() },
-        reason: None,
+        ..AuditRecord::new(OffsetDateTime::now_utc(), &call.tenant, &call.principal, event)
     }
 }
 

@@ -19,7 +19,6 @@ use keyward_policy::{ActionRules, Permit, printable_method, redirect::Journey};
 use keyward_vault::{CleanResponse, RedactionCount, Vault, WireLimits};
 use time::OffsetDateTime;
 use url::Url;
-use uuid::Uuid;
 
 use crate::{audit::AuditSink, wire::HttpWire};
 
@@ -202,10 +201,6 @@ impl Trail {
     async fn write(&self, event: AuditEvent, reason: Option<Reason>) -> Result<(), SendError> {
         let ctx = &self.ctx;
         let record = AuditRecord {
-            id: Uuid::now_v7(),
-            at: OffsetDateTime::now_utc(),
-            tenant: ctx.tenant.clone(),
-            principal: ctx.principal.clone(),
             on_behalf_of: ctx.on_behalf_of.clone(),
             flow: ctx.flow.clone(),
             run: ctx.run,
@@ -214,8 +209,8 @@ impl Trail {
             connector: Some(ctx.connector.clone()),
             action: Some(ctx.action.clone()),
             connection: ctx.connection,
-            event,
             reason,
+            ..AuditRecord::new(OffsetDateTime::now_utc(), &ctx.tenant, &ctx.principal, event)
         };
         self.audit.record(record).await.map_err(|error| {
             tracing::error!(%error, call = %ctx.call, "the audit trail cannot be written");

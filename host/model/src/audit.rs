@@ -46,6 +46,28 @@ pub struct AuditRecord {
     pub reason: Option<Reason>,
 }
 
+impl AuditRecord {
+    /// A record of `event` at `at` that names nothing else yet.
+    pub fn new(at: OffsetDateTime, tenant: &TenantId, principal: &Principal, event: AuditEvent) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            at,
+            tenant: tenant.clone(),
+            principal: principal.clone(),
+            on_behalf_of: None,
+            flow: None,
+            run: None,
+            step: None,
+            call: None,
+            connector: None,
+            action: None,
+            connection: None,
+            event,
+            reason: None,
+        }
+    }
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]

@@ -7,7 +7,6 @@ use keyward_model::{
     manifest::{Action, Manifest},
 };
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     artifact,
@@ -211,22 +210,9 @@ impl Registry {
 }
 
 fn audit(tenant: &TenantId, principal: &Principal, connector: &ConnectorId, change: &str) -> AuditRecord {
-    AuditRecord {
-        id: Uuid::now_v7(),
-        at: OffsetDateTime::now_utc(),
-        tenant: tenant.clone(),
-        principal: principal.clone(),
-        on_behalf_of: None,
-        flow: None,
-        run: None,
-        step: None,
-        call: None,
-        connector: Some(connector.clone()),
-        action: None,
-        connection: None,
-        event: AuditEvent::Consent { change: change.to_owned() },
-        reason: None,
-    }
+    let event = AuditEvent::Consent { change: change.to_owned() };
+    let record = AuditRecord::new(OffsetDateTime::now_utc(), tenant, principal, event);
+    AuditRecord { connector: Some(connector.clone()), ..record }
 }
 
 /// Runs what reads or writes files, or takes long, where it does not hold up other work.

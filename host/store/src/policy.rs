@@ -34,7 +34,7 @@ impl Store {
             .await?;
             let accepted =
                 |(text, kind, id, at): Row| Ok(AcceptedPolicy { text, by: principal(&kind, id)?, at: time(at)? });
-            Ok(row.map(accepted).transpose().map_err(Failure::Database)?)
+            row.map(accepted).transpose().map_err(Failure::Database)
         })
         .await
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use keyward_model::{AuditEvent, AuditRecord, Principal, TenantId};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     aead,
@@ -176,22 +175,7 @@ impl VaultStatus {
 
 /// The record of a change of keys.
 pub(crate) fn audit(tenant: &TenantId, principal: &Principal, change: &str) -> AuditRecord {
-    AuditRecord {
-        id: Uuid::now_v7(),
-        at: OffsetDateTime::now_utc(),
-        tenant: tenant.clone(),
-        principal: principal.clone(),
-        on_behalf_of: None,
-        flow: None,
-        run: None,
-        step: None,
-        call: None,
-        connector: None,
-        action: None,
-        connection: None,
-        event: AuditEvent::Vault { change: change.to_owned() },
-        reason: None,
-    }
+    AuditRecord::new(OffsetDateTime::now_utc(), tenant, principal, AuditEvent::Vault { change: change.to_owned() })
 }
 
 #[cfg(test)]

@@ -194,28 +194,14 @@ fn unmapped(record: &AuditRecord) -> Value {
 #[cfg(test)]
 mod tests {
     use time::macros::datetime;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::{Principal, Reason};
+    use crate::{Principal, Reason, TenantId};
 
     fn record(event: AuditEvent, reason: Option<Reason>) -> AuditRecord {
-        AuditRecord {
-            id: Uuid::nil(),
-            at: datetime!(2026-11-22 12:00:00.123456 UTC),
-            tenant: Default::default(),
-            principal: Principal::local_administrator(),
-            on_behalf_of: None,
-            flow: None,
-            run: None,
-            step: None,
-            call: None,
-            connector: None,
-            action: None,
-            connection: None,
-            event,
-            reason,
-        }
+        let at = datetime!(2026-11-22 12:00:00.123456 UTC);
+        let record = AuditRecord::new(at, &TenantId::default(), &Principal::local_administrator(), event);
+        AuditRecord { reason, ..record }
     }
 
     fn sent(method: &str, status: Option<u16>) -> AuditEvent {

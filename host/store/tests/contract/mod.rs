@@ -15,7 +15,6 @@ use keyward_registry::PluginStore;
 use keyward_store::AuditFilter;
 use keyward_vault::VaultStore;
 use time::{OffsetDateTime, macros::datetime};
-use uuid::Uuid;
 
 /// An empty database of its own for one test.
 pub(crate) trait Database {
@@ -104,22 +103,7 @@ pub(crate) const NOON: OffsetDateTime = datetime!(2026-11-22 12:00:00.123456 UTC
 
 /// A record of a change in `tenant`.
 pub(crate) fn record(tenant: &TenantId, change: &str) -> AuditRecord {
-    AuditRecord {
-        id: Uuid::now_v7(),
-        at: NOON,
-        tenant: tenant.clone(),
-        principal: user("ada"),
-        on_behalf_of: None,
-        flow: None,
-        run: None,
-        step: None,
-        call: None,
-        connector: None,
-        action: None,
-        connection: None,
-        event: AuditEvent::Connection { change: change.to_owned() },
-        reason: None,
-    }
+    AuditRecord::new(NOON, tenant, &user("ada"), AuditEvent::Connection { change: change.to_owned() })
 }
 
 /// The changes that the audit trail of a tenant tells of, in order.

@@ -8,7 +8,6 @@ use keyward_model::{
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use super::{ConnectionError, NewConnection};
 use crate::{
@@ -177,21 +176,8 @@ impl Vault {
         change: &str,
         reason: Option<Reason>,
     ) -> AuditRecord {
-        AuditRecord {
-            id: Uuid::now_v7(),
-            at: self.clock.now().wall,
-            tenant: facts.tenant.clone(),
-            principal: principal.clone(),
-            on_behalf_of: None,
-            flow: None,
-            run: None,
-            step: None,
-            call: None,
-            connector: None,
-            action: None,
-            connection: Some(facts.id),
-            event: AuditEvent::Connection { change: change.to_owned() },
-            reason,
-        }
+        let event = AuditEvent::Connection { change: change.to_owned() };
+        let record = AuditRecord::new(self.clock.now().wall, &facts.tenant, principal, event);
+        AuditRecord { connection: Some(facts.id), reason, ..record }
     }
 }
