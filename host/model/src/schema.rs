@@ -10,7 +10,12 @@
 //! matches every member, every schema for items is for all of them.
 //!
 //! A pattern is matched in time linear in the text, and in what the pattern is compiled to as well: that is
-//! the second measure. With the size of a value they give its [`Work`], which is bounded.
+//! the second measure. What does not match is told in faults, which take memory, and a choice (`anyOf`, `oneOf`)
+//! collects all that it finds in its branches: how many these may be is the third. With the size of a value they give
+//! its [`Work`], which is bounded.
+//!
+//! `unevaluatedProperties` and `unevaluatedItems` are refused. What is left over for them is found by applying every
+//! branch around them again, at each level of nesting, so that a few lines of them are beyond every bound.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,6 +36,12 @@ const MAX_WORK: u64 = 100_000_000;
 const QUICK_WORK: u64 = 20_000;
 /// The same for telling the faults of what does not match, which is rare.
 const QUICK_TELLING: u64 = 1_000_000;
+/// The most memory that the faults of a value may take while they are told, bytes.
+const MAX_TOLD_BYTES: u64 = 256 << 20;
+/// The same where other work waits.
+const QUICK_TOLD_BYTES: u64 = 8 << 20;
+/// So much of that is for one fault, and so much text of the schema stands in it; the value may be repeated in it too.
+const FAULT_BYTES: usize = 512;
 /// So many bytes of text are read in the time in which a sub-schema is applied to a value, about 50 ns.
 const TEXT_BYTES: u64 = 1 << 10;
 /// Bytes of text times bytes of compiled patterns for the same time, where the patterns are of the slowest kind.
@@ -48,7 +59,10 @@ const MAX_EDGES: usize = 100_000;
 #[non_exhaustive]
 pub enum SchemaError {
     /// More than [`MAX_COST`] sub-schemas would be applied.
-    #[error("this schema refers to itself too often: checking a value could take more than {MAX_COST} sub-schemas")]
+    #[error(
+        "this schema refers to itself too often, or offers too many values: checking a value could take more than \
+         {MAX_COST} sub-schemas"
+    )]
     TooOften,
     /// A schema holds itself at the same place of the value, or too many hold one another.
     #[error("this schema refers to itself without end, or {MAX_DEPTH} schemas hold one another")]
@@ -59,6 +73,12 @@ pub enum SchemaError {
     /// A reference that is no JSON pointer into the schema.
     #[error("this schema has {0}, and only references like '#/$defs/name' are followed")]
     Reference(String),
+    /// A keyword for what other keywords leave over.
+    #[error(
+        "this schema has '{0}', whose work has no bound; write all members beside 'additionalProperties', or all items \
+         beside 'items'"
+    )]
+    Unevaluated(String),
 }
 
 /// What a schema costs.
@@ -70,6 +90,10 @@ pub struct Cost {
     patterns: u64,
     /// How large each of them is when it is compiled, at most.
     pattern_bytes: usize,
+    /// How many faults there may be along one path.
+    faults: u64,
+    /// Whether there is a choice, which collects all faults where one is asked for.
+    has_choices: bool,
 }
 
 /// Measures a schema.
@@ -80,6 +104,7 @@ pub fn cost(schema: &Value) -> Result<Cost, SchemaError> {
         schemas: Vec::new(),
         sites: Vec::new(),
         patterns: 0,
+        has_choices: false,
         edges: 0,
     };
     measure.number(schema);
@@ -89,6 +114,7 @@ pub fn cost(schema: &Value) -> Result<Cost, SchemaError> {
         measure.visit(next, 0)?;
         next += 1;
     }
+    let has_choices = measure.has_choices;
     let sites: Vec<Site> = measure.sites.into_iter().flatten().collect();
     let mut counts: Vec<Count> = sites.iter().map(|site| site.here).collect();
     for _ in 0..MAX_LEVELS {
@@ -101,13 +127,13 @@ pub fn cost(schema: &Value) -> Result<Cost, SchemaError> {
         }
         counts = deeper;
     }
-    let Count { schemas, patterns } = counts[0];
-    Ok(Cost { schemas, patterns, pattern_bytes: MAX_PATTERN_BYTES })
+    let Count { schemas, patterns, faults } = counts[0];
+    Ok(Cost { schemas, patterns, pattern_bytes: MAX_PATTERN_BYTES, faults, has_choices })
 }
 
 impl Cost {
     /// What it costs where there is no schema.
-    pub const NOTHING: Self = Self { schemas: 1, patterns: 0, pattern_bytes: 0 };
+    pub const NOTHING: Self = Self { schemas: 1, patterns: 0, pattern_bytes: 0, faults: 0, has_choices: false };
 
     /// Builds a validator, with patterns that are as small when compiled as they can be: `build` gets the bound,
     /// in bytes. The cost is that of the validator then.
@@ -129,7 +155,9 @@ impl Cost {
         let matched = text.saturating_mul(self.patterns).saturating_mul(self.pattern_bytes as u64) / MATCHED_BYTES;
         let checking = applied.saturating_add(matched);
         // Each schema in which a fault stands may look again at all that it holds, to say what it is.
-        Work { checking, telling: checking.saturating_mul(self.schemas) }
+        let telling = checking.saturating_mul(self.schemas);
+        let all_bytes = values.saturating_mul(FAULT_BYTES as u64).saturating_add(text).saturating_mul(self.faults);
+        Work { checking, telling, all_bytes, first_bytes: if self.has_choices { all_bytes } else { 0 } }
     }
 }
 
@@ -138,6 +166,10 @@ impl Cost {
 pub struct Work {
     checking: u64,
     telling: u64,
+    /// The memory of all faults.
+    all_bytes: u64,
+    /// The memory of the first one, where it is more than that of a fault.
+    first_bytes: u64,
 }
 
 impl Work {
@@ -148,12 +180,12 @@ impl Work {
 
     /// Whether it may be done, and all faults told, where other work waits.
     pub fn is_quick(&self) -> bool {
-        self.checking <= QUICK_WORK && self.telling <= QUICK_TELLING
+        self.checking <= QUICK_WORK && self.telling <= QUICK_TELLING && self.all_bytes <= QUICK_TOLD_BYTES
     }
 
-    /// Whether it may be told where a value does not match.
+    /// Whether the first fault may be told.
     pub fn may_tell(&self) -> bool {
-        self.telling <= MAX_WORK
+        self.telling <= MAX_WORK && self.first_bytes <= MAX_TOLD_BYTES
     }
 }
 
@@ -175,6 +207,8 @@ struct Count {
     schemas: u64,
     /// Patterns, to one text.
     patterns: u64,
+    /// Faults that these may find, along one path into a value.
+    faults: u64,
 }
 
 impl Count {
@@ -182,6 +216,7 @@ impl Count {
         Self {
             schemas: self.schemas.saturating_add(other.schemas.saturating_mul(times)),
             patterns: self.patterns.saturating_add(other.patterns.saturating_mul(times)),
+            faults: self.faults.saturating_add(other.faults.saturating_mul(times)),
         }
     }
 }
@@ -212,6 +247,7 @@ impl Site {
         self.below.keys().map(of).fold(self.here, |most, below| Count {
             schemas: most.schemas.max(self.here.schemas.saturating_add(below.schemas)),
             patterns: most.patterns.max(below.patterns),
+            faults: most.faults.max(self.here.faults.saturating_add(below.faults)),
         })
     }
 }
@@ -224,6 +260,7 @@ struct Measure<'s> {
     /// `None` while a schema is not measured, or is being measured.
     sites: Vec<Option<Site>>,
     patterns: usize,
+    has_choices: bool,
     edges: usize,
 }
 
@@ -247,14 +284,11 @@ impl<'s> Measure<'s> {
         if depth > MAX_DEPTH {
             return Err(SchemaError::Endless);
         }
-        let mut site = Site { here: Count { schemas: 1, patterns: 0 }, ..Site::default() };
+        let mut site = Site { here: Count { schemas: 1, patterns: 0, faults: 1 }, ..Site::default() };
         if let Value::Object(keywords) = self.schemas[number] {
             for (keyword, value) in keywords {
+                site.here.faults = site.here.faults.saturating_add(faults(keyword, value));
                 self.keyword(&mut site, number, keyword, value, depth)?;
-            }
-            // Which members are left over is found by applying the rest once more.
-            if keywords.contains_key("unevaluatedProperties") || keywords.contains_key("unevaluatedItems") {
-                site.here = site.here.plus(site.here, 1);
             }
         }
         self.edges += site.below.values().map(BTreeMap::len).sum::<usize>();
@@ -284,16 +318,22 @@ impl<'s> Measure<'s> {
             "$id" if number != 0 && value.is_string() => {
                 return Err(SchemaError::Reference("an '$id' inside of it".to_owned()));
             }
+            "unevaluatedProperties" | "unevaluatedItems" => return Err(SchemaError::Unevaluated(keyword.to_owned())),
             "allOf" | "anyOf" | "oneOf" => {
+                self.has_choices |= keyword != "allOf";
                 for schema in listed() {
                     self.hold(site, schema, depth)?;
                 }
             }
             "not" | "if" | "then" | "else" | "propertyNames" => self.hold(site, value, depth)?,
-            "dependentSchemas" | "dependencies" => {
+            "dependentSchemas" | "dependencies" | "dependentRequired" => {
                 for (_, schema) in named() {
                     self.hold(site, schema, depth)?;
                 }
+            }
+            // Texts are looked up, and everything else is compared with one after the other.
+            "enum" if !listed().all(|option| option.is_string() || option.is_null()) => {
+                site.here.schemas = site.here.schemas.saturating_add(listed().count() as u64);
             }
             "properties" => {
                 for (name, schema) in named() {
@@ -306,10 +346,10 @@ impl<'s> Measure<'s> {
                     self.apply(site, Place::Members, schema);
                 }
             }
-            "additionalProperties" | "unevaluatedProperties" => self.apply(site, Place::Members, value),
+            "additionalProperties" => self.apply(site, Place::Members, value),
             "items" if value.is_array() => listed().for_each(|schema| self.apply(site, Place::Items, schema)),
             "prefixItems" => listed().for_each(|schema| self.apply(site, Place::Items, schema)),
-            "items" | "additionalItems" | "unevaluatedItems" | "contains" => self.apply(site, Place::Items, value),
+            "items" | "additionalItems" | "contains" => self.apply(site, Place::Items, value),
             "pattern" => self.pattern(site)?,
             _ => {}
         }
@@ -353,6 +393,25 @@ impl<'s> Measure<'s> {
     }
 }
 
+/// How many faults a keyword may find at one place by itself: one for each name that is required, otherwise one. One
+/// that repeats much of the schema counts for more.
+fn faults(keyword: &str, value: &Value) -> u64 {
+    let of_text = |bytes: usize| 1 + (bytes / FAULT_BYTES) as u64;
+    let of_names = |names: &Value| -> u64 {
+        let names = names.as_array().into_iter().flatten();
+        names.map(|name| of_text(name.as_str().map_or(0, str::len))).sum()
+    };
+    match keyword {
+        "required" => of_names(value),
+        "dependentRequired" | "dependencies" => {
+            value.as_object().into_iter().flatten().map(|(_, names)| of_names(names)).sum()
+        }
+        "pattern" | "format" => of_text(value.as_str().map_or(0, str::len)),
+        "not" => of_text(value.to_string().len()),
+        _ => 1,
+    }
+}
+
 #[cfg(test)]
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -371,7 +430,10 @@ mod tests {
             (json!({"allOf": [{}, {"not": {}}], "if": {}, "then": {}}), 6),
             (json!({"items": {"$ref": "#/$defs/a"}, "$defs": {"a": {"type": "string"}, "unused": {"not": {}}}}), 3),
             (json!({"items": {"items": {}}, "contains": {}}), 4),
-            (json!({"anyOf": [{}, {}], "unevaluatedProperties": false}), 7),
+            // Texts are looked up, other values are compared with one after the other.
+            (json!({"enum": ["a", "b", null]}), 1),
+            (json!({"enum": [["a"], ["b"], null]}), 4),
+            (json!({"dependentRequired": {"a": ["b", "c"], "b": ["a"]}}), 3),
         ] {
             assert_eq!(cost(&schema).map(|cost| cost.schemas), Ok(expected), "{schema}");
         }
@@ -406,7 +468,7 @@ mod tests {
             chain(|next| json!({"allOf": [next], "not": next})),
             chain(|next| json!({"patternProperties": {"a": next, "b": next}})),
             chain(|next| json!({"items": next, "contains": next})),
-            chain(|next| json!({"allOf": [next], "unevaluatedProperties": false})),
+            json!({"items": {"enum": (0..100_000).map(|number| json!([number])).collect::<Vec<_>>()}}),
             json!({"anyOf": [{"properties": {"a": {"$ref": "#"}}}, {"properties": {"a": {"$ref": "#"}}}]}),
         ] {
             assert_eq!(cost(&schema), Err(SchemaError::TooOften), "{schema}");
@@ -433,7 +495,6 @@ mod tests {
             (json!({"patternProperties": {"a": pattern(), "b": {}}, "propertyNames": pattern()}), 3),
             (json!({"pattern": "a", "items": {"$ref": "#"}}), 1),
             (json!({"anyOf": vec![json!({"$ref": "#/$defs/a"}); 30], "$defs": {"a": pattern()}}), 30),
-            (json!({"pattern": "a", "unevaluatedItems": false}), 2),
         ] {
             assert_eq!(cost(&schema).map(|cost| cost.patterns), Ok(expected), "{schema}");
         }
@@ -459,6 +520,42 @@ mod tests {
         // A text is read by whatever is applied to it.
         let lengths = json!({"allOf": vec![json!({"maxLength": 9}); 5000]});
         assert!(!of(lengths, 0).work(1, 4 * MIB).is_quick());
+    }
+
+    #[test]
+    fn what_looks_at_what_is_left_over_is_refused() {
+        for keyword in ["unevaluatedProperties", "unevaluatedItems"] {
+            let inner = json!({"anyOf": [{"properties": {"a": {}}}], keyword: false});
+            for schema in [inner.clone(), json!({"properties": {"a": {"$ref": "#/$defs/a"}}, "$defs": {"a": inner}})] {
+                assert_eq!(cost(&schema), Err(SchemaError::Unevaluated(keyword.to_owned())));
+            }
+            assert!(cost(&json!({"properties": {keyword: {}}, "required": [keyword]})).is_ok());
+        }
+    }
+
+    #[test]
+    fn telling_the_faults_takes_no_more_memory_than_there_is_for_it() {
+        let work = |schema: &Value, values| cost(schema).unwrap().work(values, 0);
+        let names = |count: usize| (0..count).map(|number| format!("n{number}")).collect::<Vec<_>>();
+        let few = json!({"items": {"required": names(20)}});
+        let many = json!({"items": {"required": names(10_000)}});
+        assert!(work(&few, 100).is_quick());
+        // The first fault is found without the others, but not among those of a choice.
+        assert!(!work(&many, 2000).is_quick() && work(&many, 2000).may_tell());
+        assert!(work(&json!({"anyOf": [few, {"type": "null"}]}), 2000).may_tell());
+        assert!(!work(&json!({"anyOf": [many, {"type": "null"}]}), 2000).may_tell());
+        // What a fault repeats of the schema or of the value counts as well.
+        let long = "n".repeat(1 << 20);
+        for keywords in [
+            json!({"required": [long]}),
+            json!({"not": {"const": long}}),
+            json!({"dependentRequired": {"a": [long]}}),
+            json!({"dependencies": {"a": names(10_000)}}),
+        ] {
+            assert!(!work(&json!({"oneOf": [{"items": keywords}]}), 2000).may_tell());
+        }
+        let branches = json!({"anyOf": vec![json!({"additionalProperties": false}); 1000]});
+        assert!(!cost(&branches).unwrap().work(4, 1 << 20).may_tell());
     }
 
     #[test]

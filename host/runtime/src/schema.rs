@@ -294,6 +294,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn one_fault_is_told_where_all_would_take_much_memory() {
+        let names: Vec<_> = (0..1000).map(|number| format!("n{number}")).collect();
+        let schemas = schemas(Value::Null, json!({ "items": { "required": names } })).unwrap();
+        for (items, told) in [(1, MAX_FAULTS), (100, 1)] {
+            let error = schemas.read_output(json!(vec![json!({}); items]).to_string()).await.unwrap_err();
+            assert_eq!(error.message.matches("required property").count(), told, "{}", error.message);
+        }
+    }
+
     #[test]
     fn values_are_counted_outside_of_strings() {
         for (text, count) in [("1", 1), ("[]", 2), (r#"{"a":[1,2]}"#, 5), (r#"["[,:{\"[,"]"#, 2), (r#""\\","#, 2)] {
