@@ -30,8 +30,7 @@ pub struct Proposal {
     pub connector: ConnectorId,
     /// What it asks for; [`crate::requirements`] puts that into lines.
     pub manifest: Manifest,
-    /// What changes against what is installed; `None` where nothing of that name is, or nothing that can be told
-    /// because it is `altered`.
+    /// What changes against what is installed, as it was agreed to; `None` where nothing of that name is.
     pub difference: Option<Difference>,
     /// Whether the record of what is installed says something else than its component, and so nothing that anybody
     /// agreed to.
@@ -69,16 +68,20 @@ impl Registry {
         .await?;
         let connector = ConnectorId { name: manifest.name.clone(), version: manifest.version.clone(), digest };
         let installed = self.store.find(tenant, &connector.name).await?;
-        let state = match &installed {
-            Some(old) => self.verify(old).await.map(|()| old.connector == connector),
-            None => Ok(false),
-        };
-        let altered = matches!(state, Err(RegistryError::ManifestChanged(_)));
-        let between = |old: &Installed| Difference::between(&old.connector, &old.manifest, &connector, &manifest);
+        let (mut difference, mut altered, mut intact) = (None, false, false);
+        if let Some(old) = &installed {
+            let own = self.own_manifest(old).await;
+            // The consent is to what stands in the component. Where that is gone, the record is all that is left of it.
+            let agreed = own.as_deref().unwrap_or(&old.manifest);
+            altered = !is_record_of(old, agreed);
+            intact = own.is_ok() && !altered && old.connector == connector;
+            let from = ConnectorId { version: agreed.version.clone(), ..old.connector.clone() };
+            difference = Some(Difference::between(&from, agreed, &connector, &manifest));
+        }
         Ok(Proposal {
-            difference: installed.as_ref().filter(|_| !altered).map(between),
+            difference,
             altered,
-            intact: state.unwrap_or(false),
+            intact,
             seen: installed.map(|old| old.connector.digest),
             connector,
             manifest,
@@ -163,14 +166,19 @@ impl Registry {
     /// [`RegistryError::ComponentMissing`], [`RegistryError::ComponentChanged`] or [`RegistryError::ManifestChanged`]
     /// where it is not, and others where that cannot be told.
     pub async fn verify(&self, installed: &Installed) -> Result<(), RegistryError> {
+        // The rules come from the record, and only the component is pinned by the consent.
+        if is_record_of(installed, &*self.own_manifest(installed).await?) {
+            Ok(())
+        } else {
+            Err(RegistryError::ManifestChanged(installed.connector.name.clone()))
+        }
+    }
+
+    /// The manifest that stands in the component, which is there byte for byte.
+    async fn own_manifest(&self, installed: &Installed) -> Result<Arc<Manifest>, RegistryError> {
         let blobs = self.blobs.clone();
         let digest = installed.connector.digest;
-        let manifest = blocking(move || blobs.verify(&digest)).await?;
-        // The rules come from the record, and only the component is pinned by the consent.
-        if *manifest != installed.manifest || manifest.version != installed.connector.version {
-            return Err(RegistryError::ManifestChanged(installed.connector.name.clone()));
-        }
-        Ok(())
+        blocking(move || blobs.verify(&digest)).await
     }
 
     /// The components that any tenant uses.
@@ -207,6 +215,11 @@ impl Registry {
         let blobs = self.blobs.clone();
         blocking(move || blobs.sweep(&used, &alone)).await
     }
+}
+
+/// Whether the record says what stands in its component.
+fn is_record_of(installed: &Installed, own: &Manifest) -> bool {
+    installed.manifest == *own && installed.connector.version == own.version
 }
 
 fn audit(tenant: &TenantId, principal: &Principal, connector: &ConnectorId, change: &str) -> AuditRecord {

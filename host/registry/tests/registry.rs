@@ -9,7 +9,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use keyward_model::{ActionRef, AuditEvent, AuditRecord, ConnectorName, Digest, Principal, TenantId};
+use keyward_model::{
+    ActionRef, AuditEvent, AuditRecord, ConnectorName, Digest, Principal, TenantId, manifest::Manifest,
+};
 use keyward_registry::{Installed, PluginStore, Registry, RegistryError, StoreError, artifact, parse_manifest};
 use tempfile::TempDir;
 use wasm_encoder::Component;
@@ -82,8 +84,13 @@ fn world() -> World {
 
 /// A connector `github` of that version.
 fn connector(version: &str) -> Vec<u8> {
+    changed_connector(version, |_| {})
+}
+
+fn changed_connector(version: &str, change: impl FnOnce(&mut Manifest)) -> Vec<u8> {
     let mut manifest = parse_manifest(include_str!("../src/manifest/example.toml")).unwrap();
     manifest.version = version.to_owned();
+    change(&mut manifest);
     artifact::embed(&Component::new().finish(), &manifest).unwrap()
 }
 
@@ -258,9 +265,18 @@ async fn a_record_that_says_something_else_than_the_component_is_never_used_and_
         let installed = world.registry.installed(&world.tenant).await.unwrap();
         let state = world.registry.verify(&installed[0]).await;
         assert!(matches!(state, Err(RegistryError::ManifestChanged(_))), "{state:?}");
-        // It is no ground for a difference, and the same component again is not what is there.
-        let proposal = world.registry.propose(&world.tenant, connector("0.1.0")).await.unwrap();
-        assert_eq!((proposal.altered, proposal.intact, &proposal.difference), (true, false, &None));
+        // What was agreed to stands in the component: the same one again changes nothing, and one that asks for
+        // what the record says in its place asks for more.
+        let same = world.registry.propose(&world.tenant, connector("0.1.0")).await.unwrap();
+        assert_eq!((same.altered, same.intact), (true, false));
+        let wider = changed_connector("0.3.0", |manifest| {
+            manifest.endpoints.values_mut().for_each(|it| it.url = "https://evil.example".to_owned());
+        });
+        let wider = world.registry.propose(&world.tenant, wider).await.unwrap();
+        for (proposal, widens) in [(&same, false), (&wider, true)] {
+            let difference = proposal.difference.as_ref().unwrap();
+            assert_eq!((difference.from.version.as_str(), difference.widens), ("0.1.0", widens), "{difference:?}");
+        }
     }
     world.install(&world.tenant, "0.1.0").await;
     assert!(world.find("github.list-issues").await.is_ok());

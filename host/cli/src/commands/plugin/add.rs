@@ -45,7 +45,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let what = format!("{} {}", connector.name, connector.version);
 
     // The same bytes were agreed to before. They are only put back where they are missing or were changed on disk.
-    let known = proposal.difference.as_ref().is_some_and(|difference| difference.from == connector);
+    let is_same = proposal.difference.as_ref().is_some_and(|difference| difference.from == connector);
+    let known = is_same && !proposal.altered;
     if proposal.intact {
         return output.result(&json!({"connector": connector, "installed": true, "changed": false}), || {
             format!("{what} is installed already, byte for byte.")
@@ -53,13 +54,13 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }
     if !known {
         output.show(format_args!("{}\n", inspect::describe(&proposal.manifest, &connector.digest, size)));
+        if proposal.altered {
+            let text = "The record of what is installed is not what its component says. What follows is told against \
+                        the component.";
+            output.show(format_args!("{}\n", styled(style::ODD, text)));
+        }
         if let Some(difference) = &proposal.difference {
             output.show(format_args!("{}\n", changes(difference)));
-        }
-        if proposal.altered {
-            let text =
-                "The record of what is installed is not what its component says, so it comes in its place as a whole.";
-            output.show(format_args!("{}\n", styled(style::ODD, text)));
         }
         agree(context, &arguments, &proposal, &what)?;
     }
@@ -77,7 +78,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         "actions": accepted.manifest.actions.keys().collect::<Vec<_>>(),
     });
     output.result(&document, || {
-        let instead = difference.filter(|_| !known);
+        let instead = difference.filter(|_| !is_same);
         let instead = instead.map(|difference| format!(", in the place of {}", difference.from.version));
         format!("{} installed {what}{}", styled(style::GOOD, "✓"), instead.unwrap_or_default())
     })?;
