@@ -158,6 +158,48 @@ async fn a_completed_run_is_not_run_again() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_goes_on_where_only_what_it_has_done_already_lacks_its_connection() -> Result<()> {
+    let authorization = AuthorizationServer::start(Options::default())?;
+    let api = GithubApi::start(&authorization).await?;
+    let keyward = Keyward::connected(&authorization, &api).await?;
+    let connections = keyward.run(["--json", "connections", "list"])?.success().json();
+    let name = connections[0]["name"].as_str().unwrap();
+    let flow = format!(
+        "document: {{dsl: '1.0.3', namespace: tests, name: two, version: '0.1.0'}}
+do:
+  - first: {{call: github.create-issue, with: {{owner: octocat, repository: hello-world, title: first}}}}
+  - second:
+      call: github.create-issue
+      with: {{owner: octocat, repository: hello-world, title: second}}
+      metadata: {{connection: {name}}}
+"
+    );
+    let path = keyward.folder().join("two.yaml");
+    std::fs::write(&path, flow)?;
+    let path = path.display().to_string();
+    // One run is killed in each of its steps.
+    let mut runs = Vec::new();
+    for answered in [0, 1] {
+        let last = api.seen().len() + answered + 1;
+        api.hold_answers_from(last);
+        let running = keyward.spawn(["run", &path])?;
+        api.wait_for(last).await?;
+        running.kill()?;
+        api.release();
+        runs.push(newest(&keyward, "running")?);
+    }
+    let connect = ["connect", "github", "--method", "bearer", "--name", "other", "--secret-file", "-"];
+    keyward.run_with_input(connect, "test-token")?.success();
+    let refused = keyward.run(["--json", "runs", "resume", &runs[0]])?.failure(5).error();
+    assert_eq!(refused["code"], "connection-missing", "{refused}");
+    let hint = refused["diagnostics"][0]["hint"].as_str().unwrap();
+    assert!(hint.contains("once there is only one"), "{refused}");
+    let resumed = keyward.run(["--json", "runs", "resume", &runs[1]])?.success().json();
+    assert_eq!(resumed["phase"], "completed", "{resumed}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_killed_while_it_waits_for_a_retry_waits_only_the_rest() -> Result<()> {
     let authorization = AuthorizationServer::start(Options::default())?;
     let api = GithubApi::start(&authorization).await?;

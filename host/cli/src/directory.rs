@@ -104,7 +104,8 @@ fn the_only<'a>(all: &'a [ConnectionFacts], provider: &str) -> Result<&'a Connec
         [] => (format!("there is no connection of the provider {provider}"), connect(provider)),
         _ => {
             let names: Vec<_> = usable.iter().map(|facts| facts.name.as_str()).collect();
-            let hint = "name one with --connection, or in a flow with 'metadata: {connection: ...}'";
+            let hint = "name one with --connection, or in a flow with 'metadata: {connection: ...}'; a run that has \
+                        begun goes on once there is only one";
             (
                 format!("there are {} connections of the provider {provider}", names.len()),
                 format!("{hint}: {}", names.join(", ")),

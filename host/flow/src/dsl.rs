@@ -15,16 +15,23 @@ mod reader;
 pub mod tree;
 mod unsupported;
 
+use std::collections::BTreeSet;
+
 use keyward_model::{ActionRef, ConnectionName, Diagnostic, Severity, Span};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use self::{
     expressions::Compiler,
     model::{Document, Workflow},
-    program::{Kind, Program},
+    program::{Directive, Kind, ListId, Program, TaskId, TaskNode},
     tree::Node,
 };
-use crate::{expression::meter, journal::FlowId};
+use crate::{
+    event::Event,
+    expression::meter,
+    journal::{Entry, FlowId},
+};
 
 /// A flow that was checked and can be executed.
 #[derive(Debug)]
@@ -70,19 +77,99 @@ impl Flow {
 
     /// The actions that it calls, in the order of the source.
     pub fn calls(&self) -> impl Iterator<Item = FlowCall> {
-        self.program.tasks.iter().filter_map(|task| match &task.kind {
-            Kind::Call(call) => Some(FlowCall {
-                step: task.pointer.clone(),
-                action: call.action.clone(),
-                connection: call.connection.clone(),
-                span: call.span,
-            }),
-            _ => None,
-        })
+        self.program.tasks.iter().filter_map(call)
+    }
+
+    /// The same without those that lie behind a run with this history. What a loop, a way back by `then` or another
+    /// try may come to again does not lie behind it.
+    pub fn calls_ahead(&self, history: &[Entry]) -> Vec<FlowCall> {
+        let mut ahead =
+            Ahead { program: &self.program, began: BTreeSet::new(), ended: BTreeSet::new(), calls: Vec::new() };
+        for entry in history {
+            let Ok(event) = Event::deserialize(&entry.event) else { continue };
+            let Some(place) = event.place() else { continue };
+            let ends =
+                matches!(event, Event::TaskCompleted { .. } | Event::TaskSkipped { .. } | Event::StepCompleted { .. });
+            if ends {
+                ahead.ended.insert(place.task.clone());
+            }
+            let around = std::iter::successors(Some(place.task.as_str()), |inner| Some(inner.rsplit_once('/')?.0));
+            ahead.began.extend(around.map(str::to_owned));
+        }
+        ahead.list(self.program.root, false);
+        ahead.calls
     }
 
     pub(crate) fn program(&self) -> &Program {
         &self.program
+    }
+}
+
+fn call(task: &TaskNode) -> Option<FlowCall> {
+    let Kind::Call(call) = &task.kind else { return None };
+    Some(FlowCall {
+        step: task.pointer.clone(),
+        action: call.action.clone(),
+        connection: call.connection.clone(),
+        span: call.span,
+    })
+}
+
+/// Collects the calls that a run may come to.
+struct Ahead<'p> {
+    program: &'p Program,
+    /// The places (JSON pointers) of which the history has anything, or of something in them.
+    began: BTreeSet<String>,
+    /// Those that it saw end.
+    ended: BTreeSet<String>,
+    calls: Vec<FlowCall>,
+}
+
+impl Ahead<'_> {
+    /// `repeats` says whether the run may come to the whole list again.
+    fn list(&mut self, list: ListId, repeats: bool) {
+        let program = self.program;
+        let tasks = program.list(list);
+        let at = tasks.iter().rposition(|task| self.has_begun(*task)).unwrap_or(0);
+        let ways_back: Vec<_> = tasks
+            .iter()
+            .enumerate()
+            .flat_map(|(from, task)| program.task(*task).directives().map(move |directive| (from, directive)))
+            .filter_map(|(from, directive)| match directive {
+                Directive::To(to) if to as usize <= from => Some(to as usize..=from),
+                _ => None,
+            })
+            .collect();
+        for (index, id) in tasks.iter().enumerate() {
+            let task = program.task(*id);
+            let repeats = repeats || ways_back.iter().any(|way| way.contains(&index));
+            if !repeats && (index < at || self.ended.contains(&task.pointer)) {
+                continue;
+            }
+            self.calls.extend(call(task));
+            match &task.kind {
+                Kind::Do(list) => self.list(*list, repeats),
+                Kind::For(each) => self.list(each.list, true),
+                Kind::Try(block) => {
+                    let is_caught = block.handler.is_some_and(|handler| self.has_begun_in(handler));
+                    if repeats || !is_caught {
+                        self.list(block.list, repeats || block.retry.is_some());
+                    }
+                    if let Some(handler) = block.handler {
+                        self.list(handler, repeats);
+                    }
+                }
+                Kind::Call(_) | Kind::Raise(_) | Kind::Set(_) | Kind::Switch(_) => {}
+            }
+        }
+    }
+
+    fn has_begun_in(&self, list: ListId) -> bool {
+        self.program.list(list).iter().any(|task| self.has_begun(*task))
+    }
+
+    fn has_begun(&self, task: TaskId) -> bool {
+        self.began.contains(&self.program.task(task).pointer)
     }
 }
 

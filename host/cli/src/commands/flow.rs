@@ -42,7 +42,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<(), Failu
     let (mut looked_up, mut is_complete) = (false, true);
     match Base::open(context).await {
         Ok(base) => {
-            let missing = unresolved(context, &base, &flow, Severity::Warning).await?;
+            let missing = unresolved(context, &base, flow.calls(), Severity::Warning).await?;
             (looked_up, is_complete) = (true, missing.is_empty());
             warnings.extend(missing);
         }
@@ -77,15 +77,15 @@ pub(super) fn read(file: &Path) -> Result<(String, Flow, Vec<Diagnostic>), Failu
     Ok((source, flow, warnings))
 }
 
-/// Refuses a flow, shown as `shown`, that calls what is not here: its run would fault for good.
+/// Refuses a flow, shown as `shown`, where one of its `calls` names what is not here: its run would fault for good.
 pub(super) async fn refuse_unresolved(
     context: &Context,
     base: &Base,
     shown: String,
     source: &str,
-    flow: &Flow,
+    calls: impl IntoIterator<Item = FlowCall>,
 ) -> Result<(), Failure> {
-    let missing = unresolved(context, base, flow, Severity::Error).await?;
+    let missing = unresolved(context, base, calls, Severity::Error).await?;
     if missing.is_empty() {
         return Ok(());
     }
@@ -100,16 +100,16 @@ pub(super) async fn refuse_unresolved(
     Err(failure)
 }
 
-/// The calls of a flow that name something that is not here.
+/// The calls that name something that is not here.
 async fn unresolved(
     context: &Context,
     base: &Base,
-    flow: &Flow,
+    calls: impl IntoIterator<Item = FlowCall>,
     severity: Severity,
 ) -> Result<Vec<Diagnostic>, Failure> {
     let installed = base.registry.installed(&context.tenant).await?;
     let connected = connections::open_facts(base, context).await?;
-    Ok(flow.calls().filter_map(|call| missing(&call, &installed, &connected, severity)).collect())
+    Ok(calls.into_iter().filter_map(|call| missing(&call, &installed, &connected, severity)).collect())
 }
 
 fn missing(

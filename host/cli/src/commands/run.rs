@@ -40,7 +40,7 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     }
     let base = Base::open(context).await?;
     // What is misspelt is told before anything is done.
-    flow::refuse_unresolved(context, &base, shown, &source, &flow).await?;
+    flow::refuse_unresolved(context, &base, shown, &source, flow.calls()).await?;
     let given = input::read(arguments.input.as_deref()).await?;
     let schema = flow.input_schema().cloned().unwrap_or_default();
     let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;

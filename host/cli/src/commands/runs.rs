@@ -165,13 +165,13 @@ pub(super) async fn begin(
 async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Failure> {
     let base = Base::open(context).await?;
     // An unknown run is told before a passphrase is asked for.
-    let (record, _) = base.store.history(&context.tenant, &arguments.run).await?;
+    let (record, history) = base.store.history(&context.tenant, &arguments.run).await?;
     if record.phase.is_final() {
         context.output.say(format_args!("run {} has ended already", record.id));
         let document = document(&record);
         return outcome(context, record, document);
     }
-    still_there(context, &base, &record).await?;
+    still_there(context, &base, &record, &history).await?;
     let host = Host::over(context, base.unlock(context).await?).await?;
     let (live, stop) = (Arc::new(Live::new(context.output, "Taking it up")), Stop::default());
     let engine = host.engine(live.clone());
@@ -181,14 +181,16 @@ async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Fai
     outcome(context, record, document)
 }
 
-/// Whether all that the flow calls is here. Without it the run would fault for good, and so it waits where it is.
-async fn still_there(context: &Context, base: &Base, record: &RunRecord) -> Result<(), Failure> {
+/// Whether all is here that the run may still call. Without it the run would fault for good, and so it waits where it
+/// is.
+async fn still_there(context: &Context, base: &Base, record: &RunRecord, history: &[Entry]) -> Result<(), Failure> {
     // What this version cannot execute is told by the engine.
     let Ok((checked, _)) = keyward_flow::check(&record.source) else { return Ok(()) };
     let shown = format!("the flow of run {}", record.id);
-    flow::refuse_unresolved(context, base, shown, &record.source, &checked).await.map_err(|failure| {
+    let ahead = checked.calls_ahead(history);
+    flow::refuse_unresolved(context, base, shown, &record.source, ahead).await.map_err(|failure| {
         failure
-            .hint(format!("install or connect it, and then: keyward runs resume {}", record.id))
+            .hint(format!("when that is mended, go on with it: keyward runs resume {}", record.id))
             .detail("run", record.id.to_string())
     })
 }

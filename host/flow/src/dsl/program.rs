@@ -134,6 +134,21 @@ pub(crate) struct TaskNode {
     pub(crate) keeps_input: bool,
 }
 
+impl TaskNode {
+    /// Where it may go on after it.
+    pub(crate) fn directives(&self) -> impl Iterator<Item = Directive> {
+        let cases = match &self.kind {
+            Kind::Switch(cases) => cases.as_slice(),
+            _ => &[],
+        };
+        let caught = match &self.kind {
+            Kind::Try(block) => block.then,
+            _ => None,
+        };
+        [self.then].into_iter().chain(cases.iter().map(|case| case.then)).chain(caught)
+    }
+}
+
 /// Where it goes on after a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Directive {

@@ -2,6 +2,9 @@
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
+use keyward_model::CallStats;
+use serde_json::json;
+
 use super::*;
 use crate::testing::{flow, shown};
 
@@ -422,4 +425,77 @@ fn deep_nesting_is_checked_and_deeper_refused() {
     };
     assert!(check(&nested(15)).is_ok());
     assert!(check(&nested(100)).is_err());
+}
+
+/// The steps that lie ahead of a run with these events, by name.
+fn ahead(tasks: &str, events: &[(&str, &str)]) -> Vec<String> {
+    let source = format!("document: {{dsl: 1.0.3, namespace: n, name: f, version: 1.0.0}}\ndo:\n{tasks}");
+    let (flow, _) = check(&source).unwrap();
+    let entry = |(event, task): &(&str, &str)| Entry {
+        sequence: 1,
+        at: time::OffsetDateTime::UNIX_EPOCH,
+        event: match *event {
+            "step-completed" => {
+                json!({"event": event, "task": task, "attempt": 1, "output": 1, "stats": CallStats::default()})
+            }
+            "error-caught" => json!({"event": event, "task": task, "error": {}}),
+            "task-started" => json!({"event": event, "task": task, "input": {}}),
+            _ => json!({"event": event, "task": task, "output": {}}),
+        },
+    };
+    let history: Vec<Entry> = events.iter().map(entry).collect();
+    assert!(history.iter().all(|entry| serde_json::from_value::<Event>(entry.event.clone()).is_ok()));
+    let calls = flow.calls_ahead(&history).into_iter();
+    calls.map(|call| call.step.rsplit('/').next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn calls_that_lie_behind_a_run_are_not_ahead_of_it() {
+    let tasks = "
+  - a: {call: x.a}
+  - choose: {switch: [{case: {when: '.b', then: d}}]}
+  - b: {call: x.b}
+  - inner: {do: [{c: {call: x.c}}, {d: {call: x.d}}]}
+  - d: {call: x.d}
+";
+    assert_eq!(ahead(tasks, &[]), ["a", "b", "c", "d", "d"]);
+    assert_eq!(ahead(tasks, &[("step-completed", "/do/0/a")]), ["b", "c", "d", "d"]);
+    // It was begun, and what became of it is not known.
+    assert_eq!(ahead(tasks, &[("task-started", "/do/0/a")]), ["a", "b", "c", "d", "d"]);
+    // What was passed over lies behind it as well.
+    assert_eq!(ahead(tasks, &[("step-completed", "/do/0/a"), ("task-started", "/do/4/d")]), ["d"]);
+    let inside = [("task-started", "/do/3/inner"), ("step-completed", "/do/3/inner/do/0/c")];
+    assert_eq!(ahead(tasks, &inside), ["d", "d"]);
+    assert_eq!(ahead(tasks, &[("task-completed", "/do/3/inner")]), ["d"]);
+}
+
+#[test]
+fn calls_that_a_run_may_come_to_again_are_ahead_of_it() {
+    let looped = "
+  - each: {for: {each: n, in: '[1, 2]'}, do: [{a: {call: x.a}}]}
+  - b: {call: x.b}
+";
+    assert_eq!(ahead(looped, &[("step-completed", "/do/0/each/do/0/a")]), ["a", "b"]);
+    assert_eq!(ahead(looped, &[("task-completed", "/do/0/each")]), ["b"]);
+    let back = "
+  - a: {call: x.a}
+  - b: {call: x.b}
+  - again: {switch: [{case: {when: '.again', then: b}}]}
+  - c: {call: x.c}
+";
+    assert_eq!(ahead(back, &[("task-completed", "/do/2/again")]), ["b", "c"]);
+    let tried = |retry: &str| {
+        format!(
+            "
+  - some:
+      try: [{{a: {{call: x.a}}}}, {{b: {{call: x.b}}}}]
+      catch: {{{retry}do: [{{c: {{call: x.c}}}}]}}
+"
+        )
+    };
+    let completed = ("step-completed", "/do/0/some/try/0/a");
+    assert_eq!(ahead(&tried(""), &[completed]), ["b", "c"]);
+    let retry = "retry: {delay: {seconds: 1}, limit: {attempt: {count: 2}}}, ";
+    assert_eq!(ahead(&tried(retry), &[completed]), ["a", "b", "c"]);
+    assert_eq!(ahead(&tried(retry), &[completed, ("task-started", "/do/0/some/catch/do/0/c")]), ["c"]);
 }
