@@ -41,8 +41,8 @@ pub(super) const WITHHELD: &[(&str, &str)] = &[
 
 /// The longest text in which a regular expression may search, bytes.
 const REGEX_TEXT_BYTES: usize = 1 << 20;
-/// The longest regular expression, bytes: to read one takes up to some tenths of a second.
-const REGEX_PATTERN_BYTES: usize = 8 << 10;
+/// The longest regular expression, bytes: to read one cannot be stopped, and takes up to about a tenth of a second.
+const REGEX_PATTERN_BYTES: usize = 1 << 10;
 /// The size of a compiled regular expression, bytes.
 const REGEX_BYTES: usize = 256 << 10;
 /// The same times the bytes of the text. A search cannot be stopped, and takes up to about a second then.

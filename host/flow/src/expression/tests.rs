@@ -258,11 +258,26 @@ fn a_search_ends_soon() {
     let too_long = message("[range(12) as $i | test(\"[01]*1[01]{400}[23]\")]", &text[..100_000]);
     assert_eq!(too_long, "it takes longer than 1000 ms");
     let too_long = message("test(\"a\" * 9000)", "");
-    assert_eq!(too_long, "a regular expression has at most 8192 bytes");
+    assert_eq!(too_long, "a regular expression has at most 1024 bytes");
     let took = meter::computed() - start;
     assert!(took < Duration::from_secs(4), "{took:?}");
     // Small ones search in much.
     assert_eq!(evaluate("test(\"[0-9]+[a-z]?$\")", &json!(text)), Ok(json!(true)));
+}
+
+#[test]
+fn reading_a_regular_expression_takes_less_than_an_expression_may() {
+    let run = || {
+        for class in ["[\\w&&\\D]", "[\\w--\\d]", "[\\pL~~\\w]", "[^\\W]", "\\PL"] {
+            let pattern = format!("(?i){}", class.repeat(1020 / class.len()));
+            let start = meter::computed();
+            let error = evaluate(&format!("test({})", json!(pattern)), &json!("")).unwrap_err().to_string();
+            let took = meter::computed() - start;
+            assert!(error.contains("too large for a text"), "{class}: {error}");
+            assert!(took < Duration::from_secs(1), "{class}: {took:?}");
+        }
+    };
+    meter::on_large_stack(run).unwrap();
 }
 
 #[test]
