@@ -29,7 +29,7 @@ build: setup
 # Builds the connectors and the hostile guests of the tests into components.
 guests: build
     @mkdir -p "$KEYWARD_TEST_GUESTS"
-    @for guest in plugins/hello plugins/github tests/guests/hostile; do \
+    @for guest in plugins/hello plugins/github tests/guests/hostile tests/guests/wasi; do \
         "$CARGO_TARGET_DIR/debug/keyward" plugin build "$guest" --out "$KEYWARD_TEST_GUESTS/$(basename "$guest").wasm"; \
     done
 

@@ -13,3 +13,4 @@ mod policy;
 mod sandbox;
 mod spine;
 mod tidy;
+mod wasi_http;

@@ -129,6 +129,7 @@ const FENCES: &[(&str, &str)] = &[
     ("libsqlite3-sys", "keyward-store"),
     ("wasmtime", "keyward-runtime"),
     ("wasmtime-wasi", "keyward-runtime"),
+    ("wasmtime-wasi-http", "keyward-runtime"),
 ];
 
 /// What cargo knows of the packages of the host, by name: the names of what each depends on outside of tests.

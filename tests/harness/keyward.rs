@@ -362,8 +362,13 @@ pub const CANARY: &str = "canary-test/token+0123456789~abcdefXYZ";
 
 /// A data directory with the hostile connector and a connection to `url`, whose token is [`CANARY`].
 pub fn hostile(url: &str) -> Result<Keyward> {
+    with_canary("hostile", url)
+}
+
+/// A data directory with that connector and a connection to `url`, whose token is [`CANARY`].
+pub fn with_canary(connector: &str, url: &str) -> Result<Keyward> {
     let keyward = Keyward::initialised(&[url.trim_start_matches("http://").to_owned()])?;
-    keyward.add_plugin("hostile")?;
+    keyward.add_plugin(connector)?;
     connect_canary(&keyward, "canary", url)?;
     Ok(keyward)
 }

@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use keyward_model::{CallContext, LogLevel, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits};
+use keyward_model::{
+    CallContext, CallStats, LogLevel, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
@@ -14,6 +16,7 @@ use wasmtime_wasi::WasiCtx;
 use crate::{
     limits::{CpuMeter, MemoryLimiter, raise},
     log::CallLog,
+    wasi::OutgoingHttp,
 };
 
 /// Resources that one call may hold at once; each costs the host some hundred bytes.
@@ -33,8 +36,11 @@ pub(crate) struct CallState {
     /// The operator's limits: those of the call are not above them.
     pub(crate) ceiling: Limits,
     pub(crate) outbound: Arc<dyn Outbound>,
+    /// Made when a guest first uses `wasi:http`. It stands before the table, so that it is dropped first: see
+    /// [`OutgoingHttp`].
+    pub(crate) http: Option<Box<OutgoingHttp>>,
     pub(crate) table: ResourceTable,
-    pub(crate) usage: Usage,
+    pub(crate) usage: Arc<Usage>,
     pub(crate) memory: MemoryLimiter,
     pub(crate) meter: Arc<CpuMeter>,
     /// Shared with the streams of a WASI guest, and held for one line only.
@@ -53,8 +59,9 @@ impl CallState {
             context,
             ceiling,
             outbound,
+            http: None,
             table,
-            usage: Usage::new(limits, ceiling),
+            usage: Arc::new(Usage::new(limits, ceiling)),
             memory: MemoryLimiter::new(limits.memory_bytes),
             meter: Arc::new(CpuMeter::new()),
             log: Arc::new(Mutex::new(CallLog::new(limits.log_bytes))),
@@ -82,15 +89,22 @@ pub(crate) fn lock(log: &Mutex<CallLog>) -> MutexGuard<'_, CallLog> {
 }
 
 /// What one call has used of its requests and bytes, and what became of its requests.
+///
+/// All ways in which a guest can send a request count here. It is shared with the tasks that carry bodies.
 pub(crate) struct Usage {
     limits: Limits,
     ceiling: Limits,
-    pub(crate) requests: u32,
-    pub(crate) request_bytes: u64,
-    pub(crate) response_bytes: u64,
     /// A permit for each exchange that may still be opened.
     exchanges: Arc<Semaphore>,
-    pub(crate) delivery: Delivery,
+    /// A std mutex, because it is held for a few instructions and never over an await.
+    counts: Mutex<Counts>,
+}
+
+struct Counts {
+    requests: u32,
+    request_bytes: u64,
+    response_bytes: u64,
+    delivery: Delivery,
     /// The last errors that the host gave the guest, as the host knows them.
     told: VecDeque<SendError>,
     /// The limits that have refused a request.
@@ -105,27 +119,35 @@ impl Usage {
         Self {
             limits,
             ceiling,
-            requests: 0,
-            request_bytes: 0,
-            response_bytes: 0,
             exchanges: Arc::new(Semaphore::new(limits.exchanges as usize)),
-            delivery: Delivery { known: Sent::No, open: 0 },
-            told: VecDeque::new(),
-            reached: Vec::new(),
+            counts: Mutex::new(Counts {
+                requests: 0,
+                request_bytes: 0,
+                response_bytes: 0,
+                delivery: Delivery { known: Sent::No, open: 0 },
+                told: VecDeque::new(),
+                reached: Vec::new(),
+            }),
         }
     }
 
+    /// A panic while it is held leaves each count as it was before or after, so poison does not matter.
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts a request, whether it will be sent or refused.
-    pub(crate) fn request(&mut self) -> Result<(), SendError> {
-        if self.requests >= self.limits.requests {
+    pub(crate) fn request(&self) -> Result<(), SendError> {
+        let mut counts = self.counts();
+        if counts.requests >= self.limits.requests {
             return Err(SendError::new(
                 SendErrorKind::RateLimited { retry_after: None },
                 Reason::RequestLimit,
-                format!("the call has made {} requests, and may not make more", self.requests),
+                format!("the call has made {} requests, and may not make more", counts.requests),
             )
             .hint(raise("requests", self.limits.requests.into(), self.ceiling.requests.into())));
         }
-        self.requests += 1;
+        counts.requests += 1;
         Ok(())
     }
 
@@ -145,9 +167,9 @@ impl Usage {
     }
 
     /// Counts bytes of a request's body before they are sent.
-    pub(crate) fn sending(&mut self, bytes: usize) -> Result<(), SendError> {
+    pub(crate) fn sending(&self, bytes: usize) -> Result<(), SendError> {
         let limit = self.limits.request_bytes;
-        add_within(&mut self.request_bytes, bytes, limit).map_err(|()| {
+        add_within(&mut self.counts().request_bytes, bytes, limit).map_err(|()| {
             SendError::new(
                 SendErrorKind::TooLarge { limit },
                 Reason::UploadLimit,
@@ -158,9 +180,9 @@ impl Usage {
     }
 
     /// Counts bytes of a response's body before the guest sees them.
-    pub(crate) fn received(&mut self, bytes: usize) -> Result<(), SendError> {
+    pub(crate) fn received(&self, bytes: usize) -> Result<(), SendError> {
         let limit = self.limits.response_bytes;
-        add_within(&mut self.response_bytes, bytes, limit).map_err(|()| {
+        add_within(&mut self.counts().response_bytes, bytes, limit).map_err(|()| {
             SendError::new(
                 SendErrorKind::TooLarge { limit },
                 Reason::TooLarge,
@@ -186,33 +208,66 @@ impl Usage {
             .sent(Sent::Yes))
     }
 
-    /// The limit that refused a request with this error, the first time that it does.
-    pub(crate) fn reached(&mut self, error: &SendError) -> Option<Reason> {
-        let is_limit = matches!(error.reason, Reason::RequestLimit | Reason::ExchangeLimit | Reason::UploadLimit);
-        let is_new = is_limit && !self.reached.contains(&error.reason);
-        is_new.then(|| {
-            self.reached.push(error.reason);
-            error.reason
-        })
+    /// A request is about to be sent.
+    pub(crate) fn begin(&self, method: &str) -> Undelivered {
+        self.counts().delivery.begin(method)
     }
 
-    /// Remembers an error that the guest is told.
-    pub(crate) fn tell(&mut self, error: &SendError) {
-        if self.told.len() == MAX_TOLD {
-            self.told.pop_front();
+    /// Its delivery is known.
+    pub(crate) fn settle(&self, request: Undelivered, sent: Sent) {
+        self.counts().delivery.settle(request, sent);
+    }
+
+    /// Whether a request with a side effect reached a server so far.
+    pub(crate) fn sent_so_far(&self) -> Sent {
+        self.counts().delivery.so_far()
+    }
+
+    /// What the call has used since `start`, with so much memory.
+    pub(crate) fn stats(&self, memory_bytes: u64, wall_us: u64) -> CallStats {
+        let Counts { requests, request_bytes, response_bytes, .. } = *self.counts();
+        CallStats { requests, request_bytes, response_bytes, memory_bytes, wall_us }
+    }
+
+    /// Notes an error that the guest is about to be told, and gives the one to tell. The way out is told of a limit
+    /// the first time that it refuses a request.
+    pub(crate) async fn tell(&self, outbound: &dyn Outbound, context: &CallContext, error: SendError) -> SendError {
+        let error = match self.reached(&error) {
+            Some(limit) => match outbound.refused(context, limit).await {
+                Ok(()) => error,
+                Err(failed) => failed.sent(error.sent),
+            },
+            None => error,
+        };
+        let told = &mut self.counts().told;
+        if told.len() == MAX_TOLD {
+            told.pop_front();
         }
-        self.told.push_back(error.clone());
+        told.push_back(error.clone());
+        error
+    }
+
+    /// The limit that refused a request with this error, the first time that it does.
+    fn reached(&self, error: &SendError) -> Option<Reason> {
+        let is_limit = matches!(error.reason, Reason::RequestLimit | Reason::ExchangeLimit | Reason::UploadLimit);
+        let reached = &mut self.counts().reached;
+        let is_new = is_limit && !reached.contains(&error.reason);
+        is_new.then(|| {
+            reached.push(error.reason);
+            error.reason
+        })
     }
 
     /// The error that the guest passes on as `claimed`, in the host's own words, if the host told it that.
     ///
     /// A guest can build any error; only one that the host gave may speak of the connection or of policy.
-    pub(crate) fn told(&self, claimed: &SendError) -> Option<&SendError> {
-        self.told.iter().rev().find(|error| {
+    pub(crate) fn told(&self, claimed: &SendError) -> Option<SendError> {
+        let is_it = |error: &&SendError| {
             discriminant(&error.kind) == discriminant(&claimed.kind)
                 && error.reason == claimed.reason
                 && error.message == claimed.message
-        })
+        };
+        self.counts().told.iter().rev().find(is_it).cloned()
     }
 }
 
@@ -228,7 +283,7 @@ fn add_within(used: &mut u64, bytes: usize, limit: u64) -> Result<(), ()> {
 }
 
 /// What is known about the delivery of those requests of a call that can have a side effect.
-pub(crate) struct Delivery {
+struct Delivery {
     known: Sent,
     open: u32,
 }
@@ -240,23 +295,21 @@ pub(crate) struct Undelivered {
 }
 
 impl Delivery {
-    /// A request is about to be sent. `GET` and `HEAD` have no side effect (RFC 9110 section 9.2.1).
-    pub(crate) fn begin(&mut self, method: &str) -> Undelivered {
+    /// `GET` and `HEAD` have no side effect (RFC 9110 section 9.2.1).
+    fn begin(&mut self, method: &str) -> Undelivered {
         let counts = !matches!(method, "GET" | "HEAD");
         self.open += u32::from(counts);
         Undelivered { counts }
     }
 
-    /// Its delivery is known.
-    pub(crate) fn settle(&mut self, request: Undelivered, sent: Sent) {
+    fn settle(&mut self, request: Undelivered, sent: Sent) {
         if request.counts {
             self.open -= 1;
             self.known = surer(self.known, sent);
         }
     }
 
-    /// Whether a request with a side effect reached a server so far.
-    pub(crate) fn so_far(&self) -> Sent {
+    fn so_far(&self) -> Sent {
         if self.open > 0 { surer(self.known, Sent::Maybe) } else { self.known }
     }
 }

@@ -16,6 +16,8 @@ const ACTIONS: &str = "actions";
 const IMPORTS: &[&str] = &["http", "log", "clock", "random"];
 /// The WASI packages that are served to whoever imports them.
 const WASI: &[&str] = &["wasi:io", "wasi:clocks", "wasi:random", "wasi:cli", "wasi:filesystem"];
+/// Of `wasi:http`, the interfaces with which requests are sent.
+const HTTP: &[&str] = &["types", "outgoing-handler"];
 /// The WASI package that may be imported, and whose functions end the call.
 const SOCKETS: &str = "wasi:sockets";
 /// The lines of the contract that are served, newest first. Below 1.0 a minor version is a line of its own.
@@ -94,12 +96,7 @@ pub(crate) fn needs<'a>(
         let name = Name::parse(text);
         if name.package == PACKAGE && IMPORTS.contains(&name.interface) {
             served(&name)?;
-        } else if name.package == "wasi:http" {
-            return Err(RuntimeError::unsuitable(
-                format!("the component imports {text}, and this version of Keyward does not serve wasi:http"),
-                "send requests with the connection that the action is given",
-            ));
-        } else if WASI.contains(&name.package) && name.is_wasi_0_2() {
+        } else if is_served_wasi(&name) {
             needs.wasi = true;
         } else if name.package == SOCKETS && name.is_wasi_0_2() {
             needs.sockets = true;
@@ -115,7 +112,7 @@ pub(crate) fn needs<'a>(
     }
     if !unknown.is_empty() {
         let hint = if unknown.iter().any(|name| name.starts_with("wasi:")) {
-            "a connector may use WASI 0.2: io, clocks, random, cli, filesystem (without files) and sockets (without network)"
+            "a connector may use WASI 0.2: io, clocks, random, cli, http (outgoing), filesystem (without files) and sockets (without network)"
         } else {
             "a connector may import the interfaces of keyward:connector and some of WASI 0.2"
         };
@@ -123,6 +120,11 @@ pub(crate) fn needs<'a>(
         return Err(RuntimeError::unsuitable(message, hint));
     }
     Ok(needs)
+}
+
+fn is_served_wasi(name: &Name<'_>) -> bool {
+    let is_outgoing_http = name.package == "wasi:http" && HTTP.contains(&name.interface);
+    (WASI.contains(&name.package) || is_outgoing_http) && name.is_wasi_0_2()
 }
 
 /// Whether the version of a name of the contract is served.
@@ -181,7 +183,9 @@ mod tests {
     fn component_of_the_world_fits_and_its_wasi_is_noticed() {
         let plain = ["keyward:connector/http@0.1.0", "keyward:connector/log@0.1.7"];
         assert_eq!(needs(plain, EXPORTS).unwrap(), Needs::default());
-        assert_eq!(needs(["wasi:cli/stdout@0.2.9"], EXPORTS).unwrap(), Needs { wasi: true, sockets: false });
+        for wasi in ["wasi:cli/stdout@0.2.9", "wasi:http/outgoing-handler@0.2.0"] {
+            assert_eq!(needs([wasi], EXPORTS).unwrap(), Needs { wasi: true, sockets: false });
+        }
         assert_eq!(needs(["wasi:sockets/tcp@0.2.0"], EXPORTS).unwrap(), Needs { wasi: false, sockets: true });
     }
 
@@ -197,7 +201,8 @@ mod tests {
             (&["keyward:connector/http@1.0.0"], &EXPORTS, "built for keyward:connector 1.0.0"),
             (&["keyward:connector/http"], &EXPORTS, "without a version"),
             (&["keyward:connector/secrets@0.1.0"], &EXPORTS, "does not have: keyward:connector/secrets@0.1.0"),
-            (&["wasi:http/types@0.2.0"], &EXPORTS, "does not serve wasi:http"),
+            (&["wasi:http/types@0.3.0"], &EXPORTS, "does not have: wasi:http/types@0.3.0"),
+            (&["wasi:http/incoming-handler@0.2.0"], &EXPORTS, "does not have: wasi:http/incoming-handler@0.2.0"),
             (&["wasi:cli/stdout@0.3.0"], &EXPORTS, "does not have: wasi:cli/stdout@0.3.0"),
             (&["acme:db/query@1.0.0", "print"], &EXPORTS, "does not have: acme:db/query@1.0.0, print"),
         ];

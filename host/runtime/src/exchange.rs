@@ -131,7 +131,7 @@ impl Exchange {
         context: Arc<CallContext>,
         mut request: GuestRequest,
         length: Option<u64>,
-        usage: &mut Usage,
+        usage: &Usage,
     ) -> Result<Self, SendError> {
         usage.request()?;
         let open = usage.exchange()?;
@@ -146,7 +146,7 @@ impl Exchange {
             request.body = Body::Stream { length, chunks: Box::pin(body) };
             Writing::Open { chunks, whole, declared: length, written: 0 }
         };
-        let delivery = Some(usage.delivery.begin(&request.method));
+        let delivery = Some(usage.begin(&request.method));
         let (answered, answer) = oneshot::channel();
         let task = async move {
             // Nobody waits any more if the exchange was dropped meanwhile.
@@ -164,7 +164,7 @@ impl Exchange {
     }
 
     /// Writes a chunk and returns when there is room for another, or when the server has refused the request.
-    pub(crate) async fn write(&mut self, chunk: Vec<u8>, usage: &mut Usage) -> Result<(), Fault> {
+    pub(crate) async fn write(&mut self, chunk: Vec<u8>, usage: &Usage) -> Result<(), Fault> {
         if let Answer::Failed(error) = &self.answer {
             return Err(error.clone().into());
         }
@@ -217,7 +217,7 @@ impl Exchange {
     }
 
     /// Ends the request's body and waits for the head of the response.
-    pub(crate) async fn finish(&mut self, usage: &mut Usage) -> Result<Head, Fault> {
+    pub(crate) async fn finish(&mut self, usage: &Usage) -> Result<Head, Fault> {
         match (&self.answer, &self.body) {
             (Answer::Failed(error), _) => return Err(error.clone().into()),
             (_, Writing::Over) => return Err(Misuse::FinishedTwice.into()),
@@ -248,7 +248,7 @@ impl Exchange {
     }
 
     /// Reads at most `max` bytes of the response's body; none at its end.
-    pub(crate) async fn read(&mut self, max: u32, usage: &mut Usage) -> Result<Option<Vec<u8>>, Fault> {
+    pub(crate) async fn read(&mut self, max: u32, usage: &Usage) -> Result<Option<Vec<u8>>, Fault> {
         let (body, rest) = match &mut self.answer {
             Answer::Reading { body, rest } => (body, rest),
             Answer::Failed(error) => return Err(error.clone().into()),
@@ -271,7 +271,7 @@ impl Exchange {
     }
 
     /// Waits until there is an answer or an error.
-    async fn answered(&mut self, usage: &mut Usage) -> Result<(), SendError> {
+    async fn answered(&mut self, usage: &Usage) -> Result<(), SendError> {
         if let Answer::Awaited(answer) = &mut self.answer {
             let answer = answer.await;
             self.arrived(answer, usage)?;
@@ -286,7 +286,7 @@ impl Exchange {
     fn arrived(
         &mut self,
         answer: Result<Result<GuestResponse, SendError>, RecvError>,
-        usage: &mut Usage,
+        usage: &Usage,
     ) -> Result<(), SendError> {
         match answer.unwrap_or_else(|_| Err(lost())) {
             Ok(response) => {
@@ -309,15 +309,15 @@ impl Exchange {
         };
     }
 
-    fn fail(&mut self, error: SendError, usage: &mut Usage) -> SendError {
+    fn fail(&mut self, error: SendError, usage: &Usage) -> SendError {
         self.settle(error.sent, usage);
         self.answer = Answer::Failed(error.clone());
         error
     }
 
-    fn settle(&mut self, sent: Sent, usage: &mut Usage) {
+    fn settle(&mut self, sent: Sent, usage: &Usage) {
         if let Some(delivery) = self.delivery.take() {
-            usage.delivery.settle(delivery, sent);
+            usage.settle(delivery, sent);
         }
     }
 }
@@ -356,7 +356,7 @@ impl Stream for WrittenBody {
 }
 
 /// The guest ended, or dropped the exchange, before it finished the body.
-fn given_up() -> SendError {
+pub(crate) fn given_up() -> SendError {
     let message = "the guest did not finish the request's body";
     SendError::new(SendErrorKind::Other, Reason::GuestTrap, message).sent(Sent::Maybe)
 }

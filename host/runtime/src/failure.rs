@@ -34,7 +34,7 @@ pub(crate) fn crashed(error: &wasmtime::Error, state: &CallState) -> InvokeError
     let (reason, message, hint) = cause(error, state);
     let mut failure = InvokeError::new(InvokeErrorKind::Guest, reason, message);
     failure.hint = hint;
-    failure.sent = state.usage.delivery.so_far();
+    failure.sent = state.usage.sent_so_far();
     failure.backtrace = trace(error.downcast_ref(), state);
     failure
 }
@@ -46,7 +46,7 @@ pub(crate) fn took_too_long(state: &CallState) -> InvokeError {
     let raise = raise("wall_ms", limit, state.ceiling.wall_ms);
     let mut failure = InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
         .hint(format!("{raise}, or find out what it waits for"));
-    failure.sent = state.usage.delivery.so_far();
+    failure.sent = state.usage.sent_so_far();
     failure.backtrace = trace(None, state);
     failure
 }
@@ -79,7 +79,7 @@ pub(crate) fn reported(error: ActionError, state: &CallState) -> InvokeError {
         ActionError::Http(error) => {
             let claimed = convert::claimed_error(error);
             match state.usage.told(&claimed) {
-                Some(error) => request_failed(error),
+                Some(error) => request_failed(&error),
                 // The host said no such thing in this call: it is the guest's own failure in an HTTP error's dress.
                 None => InvokeError::new(
                     InvokeErrorKind::Action { code: "http".to_owned() },
@@ -95,7 +95,7 @@ pub(crate) fn reported(error: ActionError, state: &CallState) -> InvokeError {
             for_people(&text, MAX_WORDS),
         ),
     };
-    failure.sent = state.usage.delivery.so_far();
+    failure.sent = state.usage.sent_so_far();
     failure
 }
 

@@ -24,9 +24,9 @@ impl CallState {
         if let Body::Bytes(bytes) = &request.body {
             self.usage.sending(bytes.len())?;
         }
-        let delivery = self.usage.delivery.begin(&request.method);
+        let delivery = self.usage.begin(&request.method);
         let answer = self.meter.pause(self.outbound.send(&self.context, request)).await;
-        self.usage.delivery.settle(delivery, answer.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes));
+        self.usage.settle(delivery, answer.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes));
         let GuestResponse { status, headers, body: mut chunks } = answer?;
         let mut body = Vec::new();
         while let Some(chunk) = self.meter.pause(chunks.next()).await {
@@ -41,15 +41,8 @@ impl CallState {
 
     /// Tells the guest of an error and remembers it. A limit of the call is told to the way out as well.
     async fn tell(&mut self, error: SendError) -> http::SendError {
-        let error = match self.usage.reached(&error) {
-            Some(limit) => {
-                let noted = self.meter.pause(self.outbound.refused(&self.context, limit)).await;
-                noted.err().map_or(error.clone(), |failed| failed.sent(error.sent))
-            }
-            None => error,
-        };
-        self.usage.tell(&error);
-        convert::send_error(&error)
+        let told = self.usage.tell(&*self.outbound, &self.context, error);
+        convert::send_error(&self.meter.pause(told).await)
     }
 
     /// Tells the guest of an error; a fault of its code ends the call.
@@ -86,7 +79,7 @@ impl http::HostConnection for CallState {
         self.table.get(&connection)?;
         let request = convert::request(head, Body::Empty);
         let (outbound, context) = (self.outbound.clone(), self.context.clone());
-        let started = Exchange::start(outbound, context, request, length, &mut self.usage);
+        let started = Exchange::start(outbound, context, request, length, &self.usage);
         match self.meter.pause(started).await {
             Ok(exchange) => Ok(Ok(self.table.push(exchange)?)),
             Err(error) => Ok(Err(self.tell(error).await)),
@@ -105,7 +98,7 @@ impl http::HostExchange for CallState {
         exchange: Resource<Exchange>,
         chunk: Vec<u8>,
     ) -> wasmtime::Result<Result<(), http::SendError>> {
-        let written = self.table.get_mut(&exchange)?.write(chunk, &mut self.usage);
+        let written = self.table.get_mut(&exchange)?.write(chunk, &self.usage);
         match self.meter.pause(written).await {
             Ok(()) => Ok(Ok(())),
             Err(fault) => self.tell_fault(fault).await.map(Err),
@@ -116,7 +109,7 @@ impl http::HostExchange for CallState {
         &mut self,
         exchange: Resource<Exchange>,
     ) -> wasmtime::Result<Result<http::ResponseHead, http::SendError>> {
-        let finished = self.table.get_mut(&exchange)?.finish(&mut self.usage);
+        let finished = self.table.get_mut(&exchange)?.finish(&self.usage);
         match self.meter.pause(finished).await {
             Ok(head) => Ok(Ok(http::ResponseHead { status: head.status, headers: head.headers })),
             Err(fault) => self.tell_fault(fault).await.map(Err),
@@ -128,7 +121,7 @@ impl http::HostExchange for CallState {
         exchange: Resource<Exchange>,
         max: u32,
     ) -> wasmtime::Result<Result<Option<Vec<u8>>, http::SendError>> {
-        let read = self.table.get_mut(&exchange)?.read(max, &mut self.usage);
+        let read = self.table.get_mut(&exchange)?.read(max, &self.usage);
         match self.meter.pause(read).await {
             Ok(chunk) => Ok(Ok(chunk)),
             Err(fault) => self.tell_fault(fault).await.map(Err),

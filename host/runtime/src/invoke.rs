@@ -10,8 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use keyward_model::{
-    ActionCall, ActionOutcome, CallContext, CallId, CallStats, Digest, Invoke, InvokeError, InvokeErrorKind, Outbound,
-    Reason,
+    ActionCall, ActionOutcome, CallContext, CallId, Digest, Invoke, InvokeError, InvokeErrorKind, Outbound, Reason,
     manifest::{LimitOverrides, Limits},
 };
 use tokio::{sync::Semaphore, time::timeout_at};
@@ -145,14 +144,16 @@ impl Runtime {
             Ok(Ok(Ok(text))) => timeout_at(deadline, schemas.read_output(text))
                 .await
                 .unwrap_or_else(|_| Err(failure::check_took_too_long("output", wall_ms)))
-                .map_err(|error| InvokeError { sent: state.usage.delivery.so_far(), ..error }),
+                .map_err(|error| InvokeError { sent: state.usage.sent_so_far(), ..error }),
             Ok(Ok(Err(error))) => Err(failure::reported(error, state)),
             Ok(Err(error)) => Err(failure::crashed(&error, state)),
             Err(_) => Err(failure::took_too_long(state)),
         };
         let log = state.log().take();
         match outcome {
-            Ok(output) => Ok(ActionOutcome { output, log, stats: stats(state, start) }),
+            Ok(output) => {
+                Ok(ActionOutcome { output, log, stats: state.usage.stats(state.memory.peak(), micros(start)) })
+            }
             Err(error) => Err(InvokeError { log, began: true, ..error }),
         }
     }
@@ -223,16 +224,6 @@ async fn run(
     let connector = component.instantiate_async(&mut *store).await?;
     let connection = store.data_mut().table.push(Connection)?;
     connector.keyward_connector_actions().call_run(store, invocation, connection).await
-}
-
-fn stats(state: &CallState, start: Instant) -> CallStats {
-    CallStats {
-        requests: state.usage.requests,
-        request_bytes: state.usage.request_bytes,
-        response_bytes: state.usage.response_bytes,
-        memory_bytes: state.memory.peak(),
-        wall_us: micros(start),
-    }
 }
 
 /// A component that cannot be loaded, as a call's error.

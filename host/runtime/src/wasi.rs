@@ -1,8 +1,13 @@
 //! WASI 0.2 for components that other tools made, and as little of it as they can start with.
 //!
 //! They get clocks, random bytes, an empty environment, no arguments, no files, an empty standard input, and
-//! standard output and error that go to the call's log by lines. Sockets and name look-up are not linked: a
-//! component that imports them can be loaded, and a call of one ends the call.
+//! standard output and error that go to the call's log by lines. Requests go out by `wasi:http` as they do by the
+//! contract's own connection: see `http`. Sockets and name look-up are not linked: a component that imports them can
+//! be loaded, and a call of one ends the call.
+
+mod http;
+
+pub(crate) use self::http::OutgoingHttp;
 
 use std::{
     io,
@@ -64,6 +69,7 @@ pub(crate) fn link(linker: &mut Linker<CallState>) -> wasmtime::Result<()> {
     // no descriptor to begin from.
     filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     Ok(())
 }
 
