@@ -32,6 +32,7 @@ guests: build
     @for guest in plugins/hello plugins/github tests/guests/hostile tests/guests/wasi; do \
         "$CARGO_TARGET_DIR/debug/keyward" plugin build "$guest" --out "$KEYWARD_TEST_GUESTS/$(basename "$guest").wasm"; \
     done
+    @.ci/components.sh "$CARGO_TARGET_DIR/debug/keyward" "$KEYWARD_TEST_GUESTS"
 
 # Shows the main job on real input: sign-in, a connector, an action, a flow, its history and the audit trail.
 demo: guests

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Sets up what building and testing needs, outside the checkout. Safe to run again: each part that is there is left alone.
 #
-#   .ci/setup.sh tools   only the tools (just, nextest, deny, Node)
-#   .ci/setup.sh         everything: C compiler, tools, the guests' compiler, the test servers
+#   .ci/setup.sh tools   only the tools (just, nextest, deny, Node, componentize-py)
+#   .ci/setup.sh         everything: C compiler, tools, the guests' compilers, the test servers
 #
 # Everything lands in $KEYWARD_BUILD_CACHE, by default ~/.cache/keyward-build.
 set -eu
@@ -61,22 +61,26 @@ guest_compiler() {
     debian rustc-web cargo-web rust-web-src rust-web-llvm lld-22
 }
 
-servers() {
-    wanted=$(cat "$repository/tests/servers/package.json" "$repository/tests/servers/package-lock.json" | sha256sum | cut -c1-16)
-    modules="$cache/servers-$wanted/node_modules"
-    if [ ! -f "$cache/servers-$wanted/stamp" ]; then
-        say "test servers from npm"
-        rm -rf "$cache/servers-$wanted"
-        mkdir -p "$cache/servers-$wanted"
-        cp "$repository/tests/servers/package.json" "$repository/tests/servers/package-lock.json" "$cache/servers-$wanted/"
-        (cd "$cache/servers-$wanted" && PATH="$cache/tools/bin:$PATH" npm ci --no-audit --no-fund --ignore-scripts --silent) \
-            || fail "the test servers could not be installed from npm"
-        touch "$cache/servers-$wanted/stamp"
+# What a folder takes from npm lies in the cache, by the digest of its lock; the folder has a link to it.
+# modules <folder> <what it is> <npm's command>
+modules() {
+    folder="$repository/$1"
+    name=$(basename "$folder")
+    wanted=$(cat "$folder/package.json" "$folder/package-lock.json" | sha256sum | cut -c1-16)
+    kept="$cache/$name-$wanted"
+    if [ ! -f "$kept/stamp" ]; then
+        say "$2 from npm"
+        rm -rf "$kept"
+        mkdir -p "$kept"
+        cp "$folder/package.json" "$folder/package-lock.json" "$kept/"
+        (cd "$kept" && PATH="$cache/tools/bin:$PATH" npm $3 --no-audit --no-fund --ignore-scripts --silent) \
+            || fail "$2 could not be installed from npm"
+        touch "$kept/stamp"
     fi
-    if [ -d "$repository/tests/servers/node_modules" ] && [ ! -L "$repository/tests/servers/node_modules" ]; then
-        rm -rf "$repository/tests/servers/node_modules"
+    if [ -d "$folder/node_modules" ] && [ ! -L "$folder/node_modules" ]; then
+        rm -rf "$folder/node_modules"
     fi
-    ln -sfn "$modules" "$repository/tests/servers/node_modules"
+    ln -sfn "$kept/node_modules" "$folder/node_modules"
 }
 
 # Cargo takes what another checkout built into the same folder for its own where the files are as old, and with it
@@ -91,6 +95,12 @@ checkout() {
 
 case "${1:-all}" in
     tools) tools ;;
-    all) compiler; tools; guest_compiler; servers; checkout ;;
+    all)
+        compiler; tools; guest_compiler
+        modules tests/servers "the test servers" ci
+        # `ci` insists on a lock with the optional packages of all platforms, which not every registry has.
+        modules tests/guests/javascript "the compiler of connectors in JavaScript" "install --no-save"
+        checkout
+        ;;
     *) fail "unknown part '$1': leave it out, or say 'tools'" ;;
 esac

@@ -7,6 +7,7 @@ mod canary;
 mod connections;
 mod crash;
 mod gate;
+mod languages;
 mod mistakes;
 mod plugin;
 mod policy;

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::Result;
-use keyward_harness::Keyward;
+use keyward_harness::{Keyward, keyward::guest};
 use serde_json::json;
 
 #[test]
@@ -42,6 +42,44 @@ fn a_new_connector_is_made_tested_built_inspected_and_called() -> Result<()> {
     keyward.run(["plugin", "add", "weather.wasm", "--yes"])?.success();
     let called = keyward.run(["--json", "call", "weather.hello", "name=World"])?.success().json();
     assert_eq!(called["output"]["text"], "Hello, World!", "{called}");
+    Ok(())
+}
+
+#[test]
+fn a_component_of_another_tool_gets_its_manifest() -> Result<()> {
+    let keyward = Keyward::initialised(&[])?;
+    let folder = keyward.folder().join("greeter");
+    fs::create_dir(&folder)?;
+    let manifest =
+        "name = \"greeter\"\nversion = \"1.2.3\"\ntitle = \"Greeter\"\n\n[actions.hello]\ntitle = \"Greet\"\n";
+    fs::write(folder.join("connector.toml"), manifest)?;
+    let component = guest("hello")?.display().to_string();
+    let build =
+        || keyward.run(["--json", "plugin", "build", "greeter", "--component", &component, "--out", "out.wasm"]);
+
+    assert_eq!(build()?.failure(3).error()["code"], "actions-missing");
+    for (actions, expected) in [
+        (json!([]), "actions.json has no schemas for the action 'hello'"),
+        (json!({"hello": {}}), "the descriptions cannot be read"),
+        (
+            json!([{"name": "hello", "input": {"type": "thing"}, "output": {}}]),
+            "the input of `hello` has no valid schema",
+        ),
+    ] {
+        fs::write(folder.join("actions.json"), actions.to_string())?;
+        let error = build()?.failure(3).error();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    assert!(!keyward.folder().join("out.wasm").exists());
+
+    let input = json!({"type": "object", "required": ["name"]});
+    fs::write(folder.join("actions.json"), json!([{"name": "hello", "input": input, "output": {}}]).to_string())?;
+    build()?.success();
+    keyward.run(["plugin", "add", "out.wasm", "--yes"])?.success();
+    let called = keyward.run(["--json", "call", "greeter.hello", "name=World"])?.success().json();
+    assert_eq!(called["output"]["text"], "Hello, World!", "{called}");
+    let refused = keyward.run(["--json", "call", "greeter.hello", "--input", "{}"])?;
+    assert_eq!(refused.error()["code"], "input-invalid");
     Ok(())
 }
 

@@ -375,8 +375,13 @@ pub fn with_canary(connector: &str, url: &str) -> Result<Keyward> {
 
 /// Makes a connection to `url` whose token is [`CANARY`].
 pub fn connect_canary(keyward: &Keyward, name: &str, url: &str) -> Result<()> {
+    connect_canary_of(keyward, "oidc", name, url)
+}
+
+/// The same with an account of that provider.
+pub fn connect_canary_of(keyward: &Keyward, provider: &str, name: &str, url: &str) -> Result<()> {
     let endpoint = format!("api={url}");
-    let connect = ["connect", "oidc", "--method", "bearer", "--name", name, "--secret-file", "-", "--endpoint"];
+    let connect = ["connect", provider, "--method", "bearer", "--name", name, "--secret-file", "-", "--endpoint"];
     keyward.run_with_input(connect.into_iter().chain([endpoint.as_str()]), CANARY)?.success();
     std::fs::remove_file(keyward.folder().join("stdin"))?;
     Ok(())

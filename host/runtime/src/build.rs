@@ -56,6 +56,7 @@ pub struct ActionDescription {
     /// The action's name; it is one that a manifest may have.
     pub name: String,
     /// The function's doc comment, one paragraph a line; it may be empty.
+    #[serde(default)]
     pub doc: String,
     /// JSON Schema (2020-12) of the input; a valid one.
     pub input: Value,
@@ -73,12 +74,21 @@ pub async fn describe(core_module: &[u8]) -> Result<Vec<ActionDescription>, Runt
     // Compiling and running keep a processor busy for up to seconds, which the async workers must not be.
     let task = tokio::task::spawn_blocking(move || {
         check_is_core_module(&module)?;
-        read_descriptions(&ask(&module, MAX_FUEL)?)
+        read_descriptions(&ask(&module, MAX_FUEL)?, &OF_A_MODULE)
     });
     match task.await {
         Ok(outcome) => outcome,
         Err(error) => Err(RuntimeError::Engine { message: error.to_string(), hint: None }),
     }
+}
+
+/// Reads what a person wrote about the actions of a component that another tool made: a JSON array of
+/// [`ActionDescription`].
+///
+/// # Errors
+/// [`RuntimeError::Unsuitable`] where the text is no such array, or a name or schema in it is not valid.
+pub fn read_actions(text: &[u8]) -> Result<Vec<ActionDescription>, RuntimeError> {
+    read_descriptions(text, &OF_A_FILE)
 }
 
 /// Makes a component of a core module.
@@ -218,13 +228,33 @@ fn copy_out(memory: &Memory, store: &Store<Asked>, place: u64) -> Result<Vec<u8>
         .ok_or_else(|| RuntimeError::unsuitable("the descriptions lie outside the module's memory", UPDATE))
 }
 
-fn read_descriptions(text: &[u8]) -> Result<Vec<ActionDescription>, RuntimeError> {
-    let descriptions: Vec<ActionDescription> = serde_json::from_slice(text)
-        .map_err(|error| RuntimeError::unsuitable(format!("the descriptions cannot be read: {error}"), UPDATE))?;
+/// What to do about faulty descriptions, which depends on where they come from.
+struct Advice {
+    format: &'static str,
+    name: &'static str,
+    schema: &'static str,
+}
+
+const OF_A_MODULE: Advice = Advice {
+    format: UPDATE,
+    name: "name it with `#[action(name = \"...\")]`",
+    schema: "look at the `#[schemars(...)]` attributes of its type",
+};
+
+const OF_A_FILE: Advice = Advice {
+    format: "write an array of `{\"name\": \"...\", \"input\": {...}, \"output\": {...}}`, one for each action",
+    name: "name it as connector.toml does",
+    schema: "write JSON Schema of 2020-12",
+};
+
+fn read_descriptions(text: &[u8], advice: &Advice) -> Result<Vec<ActionDescription>, RuntimeError> {
+    let descriptions: Vec<ActionDescription> = serde_json::from_slice(text).map_err(|error| {
+        RuntimeError::unsuitable(format!("the descriptions cannot be read: {error}"), advice.format)
+    })?;
     let mut names = BTreeSet::new();
     for action in &descriptions {
         if let Err(error) = action.name.parse::<ActionName>() {
-            return Err(RuntimeError::unsuitable(error.to_string(), "name it with `#[action(name = \"...\")]`"));
+            return Err(RuntimeError::unsuitable(error.to_string(), advice.name));
         }
         if !names.insert(&action.name) {
             return Err(RuntimeError::unsuitable(format!("two actions are named `{}`", action.name), "rename one"));
@@ -236,7 +266,7 @@ fn read_descriptions(text: &[u8]) -> Result<Vec<ActionDescription>, RuntimeError
                     action.name,
                     error.instance_path().as_str()
                 );
-                return Err(RuntimeError::unsuitable(message, "look at the `#[schemars(...)]` attributes of its type"));
+                return Err(RuntimeError::unsuitable(message, advice.schema));
             }
         }
     }

@@ -1,4 +1,5 @@
-//! `keyward plugin build`: from a package in Rust to a component that carries its manifest.
+//! `keyward plugin build`: from a package in Rust, or from a component of another tool, to a component that carries its
+//! manifest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +10,7 @@ use std::{
 use clap::Args;
 use keyward_model::{ActionName, Diagnostic, Span, manifest::Manifest};
 use keyward_registry::artifact;
-use keyward_runtime::build::{ActionDescription, componentize, describe};
+use keyward_runtime::build::{ActionDescription, componentize, describe, read_actions};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -28,12 +29,18 @@ const DESCRIBING: &[&str] = &["--cfg", "keyward_describe"];
 /// The second build: its module is shipped. A small stack keeps a fresh instance cheap.
 const SHIPPED: &[&str] = &["-C", "link-arg=-zstack-size=65536"];
 
+/// The schemas of a component that another tool made: see [`read_actions`].
+const ACTIONS: &str = "actions.json";
+
 /// Arguments of `keyward plugin build`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The connector's directory, with connector.toml and Cargo.toml
     #[arg(default_value = ".")]
     directory: PathBuf,
+    /// Compile nothing: put the manifest, with the schemas in actions.json beside it, into this component
+    #[arg(long, value_name = "FILE")]
+    component: Option<PathBuf>,
     /// Where the component goes [default: <directory>/target/keyward/<name>.wasm]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -56,29 +63,18 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     if !warnings.is_empty() {
         output.diagnostics(&manifest_path(&arguments.directory), &source, &warnings);
     }
-    let key = context.config()?.key;
-    let toolchain = Toolchain::choose(arguments.toolchain, &directory, key.as_ref()).await?;
-    output.show(styled(style::FAINT, format_args!("building with {toolchain}")));
+    let source = Source { shown: arguments.directory, directory, text: source };
+    let out = arguments.out;
+    let built = match arguments.component {
+        Some(component) => source.complete(&component, manifest)?,
+        None => {
+            let target_dir = arguments.target_dir;
+            source.compile(context, manifest, arguments.toolchain, target_dir).await?
+        }
+    };
+    let Built { component, manifest, toolchain } = built;
 
-    let target_directory = absolute(arguments.target_dir.unwrap_or_else(|| directory.join("target")))?;
-    let _alone = alone(&target_directory).await?;
-    let guest = Guest { toolchain, key, directory: directory.clone(), target_directory };
-    let colour = !output.is_json() && output::colour_on_stderr();
-    let spinner = output.spinner(format!("Building {}", manifest.name));
-    let built = guest.compile(DESCRIBING, colour, &spinner).await?;
-    spinner.now("Reading the actions");
-    let actions = describe(&built.module).await?;
-    let manifest = join(&arguments.directory, &source, manifest, actions)?;
-    let module = guest.compile(SHIPPED, colour, &spinner).await?.module;
-    spinner.now("Making the component");
-    let component = artifact::embed(&componentize(&module)?, &manifest)?;
-    keyward_runtime::check_component(&component)?;
-    drop(spinner);
-    if !built.warnings.is_empty() {
-        output.show(&built.warnings);
-    }
-
-    let place = place(arguments.out.map(absolute).transpose()?, &directory, &manifest)?;
+    let place = place(out.map(absolute).transpose()?, &source.directory, &manifest)?;
     files::write(&place, &component, Mode::Public)?;
     let digest = artifact::digest(&component);
     let document = json!({
@@ -88,8 +84,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
         "digest": digest,
         "bytes": component.len(),
         "actions": manifest.actions.keys().collect::<Vec<_>>(),
-        "toolchain": guest.toolchain.to_string(),
-        "warnings": diagnostics::to_json(&source, &warnings),
+        "toolchain": toolchain,
+        "warnings": diagnostics::to_json(&source.text, &warnings),
     });
     output.result(&document, || {
         format!(
@@ -105,6 +101,89 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     })?;
     output.hint(format_args!("install it with `keyward plugin add {}`", short(&place).display()));
     Ok(())
+}
+
+/// What was built, and by what where it was compiled.
+struct Built {
+    component: Vec<u8>,
+    manifest: Manifest,
+    toolchain: Option<String>,
+}
+
+/// A connector's directory, and as the user named it; with the text of its connector.toml.
+struct Source {
+    shown: PathBuf,
+    directory: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Compiles the package in Rust.
+    async fn compile(
+        &self,
+        context: &Context,
+        manifest: Manifest,
+        toolchain: toolchain::Choice,
+        target_directory: Option<PathBuf>,
+    ) -> Result<Built, Failure> {
+        let (output, directory) = (context.output, self.directory.clone());
+        let key = context.config()?.key;
+        let toolchain = Toolchain::choose(toolchain, &directory, key.as_ref()).await?;
+        output.show(styled(style::FAINT, format_args!("building with {toolchain}")));
+
+        let target_directory = absolute(target_directory.unwrap_or_else(|| directory.join("target")))?;
+        let _alone = alone(&target_directory).await?;
+        let guest = Guest { toolchain, key, directory, target_directory };
+        let colour = !output.is_json() && output::colour_on_stderr();
+        let spinner = output.spinner(format!("Building {}", manifest.name));
+        let built = guest.compile(DESCRIBING, colour, &spinner).await?;
+        spinner.now("Reading the actions");
+        let actions = describe(&built.module).await?;
+        let manifest = self.join(manifest, actions, Described::ByCode)?;
+        let module = guest.compile(SHIPPED, colour, &spinner).await?.module;
+        spinner.now("Making the component");
+        let component = artifact::embed(&componentize(&module)?, &manifest)?;
+        keyward_runtime::check_component(&component)?;
+        drop(spinner);
+        if !built.warnings.is_empty() {
+            output.show(&built.warnings);
+        }
+        Ok(Built { component, manifest, toolchain: Some(guest.toolchain.to_string()) })
+    }
+
+    /// Completes a component that another tool made.
+    fn complete(&self, component: &Path, manifest: Manifest) -> Result<Built, Failure> {
+        let component = files::read(component)?;
+        keyward_runtime::check_component(&component)?;
+        let path = self.directory.join(ACTIONS);
+        if !path.is_file() {
+            let message = format!("there is no {ACTIONS} in {}", self.shown.display());
+            return Err(Failure::new(Exit::BadInput, "actions-missing", message).hint(
+                "write one with the schemas of each action: see `Components from other tools` in docs/plugins.md",
+            ));
+        }
+        let actions = read_actions(&files::read(&path)?)?;
+        let manifest = self.join(manifest, actions, Described::ByFile)?;
+        Ok(Built { component: artifact::embed(&component, &manifest)?, manifest, toolchain: None })
+    }
+
+    fn join(
+        &self,
+        manifest: Manifest,
+        actions: Vec<ActionDescription>,
+        described: Described,
+    ) -> Result<Manifest, Failure> {
+        join(&self.shown, &self.text, manifest, actions, described)
+    }
+}
+
+/// Where the schemas of a connector's actions come from.
+#[derive(Clone, Copy)]
+enum Described {
+    /// The functions of the package in Rust.
+    ByCode,
+    /// [`ACTIONS`].
+    ByFile,
 }
 
 /// The manifest with its source and what is likely not meant in it, from the directory as the user named it (`shown`).
@@ -126,14 +205,15 @@ fn manifest_path(shown: &Path) -> String {
     path.strip_prefix(".").unwrap_or(&path).display().to_string()
 }
 
-/// The manifest with the schemas of its actions; every action must have a function and every function an action.
+/// The manifest with the schemas of its actions; every action must be described and every description be of an action.
 fn join(
     shown: &Path,
     source: &str,
     mut manifest: Manifest,
     functions: Vec<ActionDescription>,
+    described: Described,
 ) -> Result<Manifest, Failure> {
-    let faults = differences(source, &manifest, &functions);
+    let faults = differences(source, &manifest, &functions, described);
     if !faults.is_empty() {
         return Err(Failure::faults(manifest_path(shown), source, faults));
     }
@@ -153,23 +233,37 @@ fn join(
     Ok(manifest)
 }
 
-fn differences(source: &str, manifest: &Manifest, functions: &[ActionDescription]) -> Vec<Diagnostic> {
+fn differences(
+    source: &str,
+    manifest: &Manifest,
+    functions: &[ActionDescription],
+    described: Described,
+) -> Vec<Diagnostic> {
     let functions: BTreeSet<&str> = functions.iter().map(|function| function.name.as_str()).collect();
     let mut faults = Vec::new();
     for name in manifest.actions.keys().filter(|name| !functions.contains(name.as_str())) {
-        let function = name.as_str().replace('-', "_");
-        faults.push(
-            Diagnostic::error(
-                "action-without-function",
-                format!("no function is the action '{name}'"),
-                span(source, name.as_str()),
-            )
-            .hint(format!("write a function '{function}' with #[action] and name it in keyward::connector!(...)")),
-        );
+        let span = span(source, name.as_str());
+        faults.push(match described {
+            Described::ByCode => {
+                let function = name.as_str().replace('-', "_");
+                Diagnostic::error("action-without-function", format!("no function is the action '{name}'"), span).hint(
+                    format!("write a function '{function}' with #[action] and name it in keyward::connector!(...)"),
+                )
+            }
+            Described::ByFile => {
+                let message = format!("{ACTIONS} has no schemas for the action '{name}'");
+                Diagnostic::error("action-without-schemas", message, span)
+                    .hint(format!("add `{{\"name\": \"{name}\", \"input\": {{...}}, \"output\": {{...}}}}`"))
+            }
+        });
     }
     let declared: BTreeSet<&str> = manifest.actions.keys().map(ActionName::as_str).collect();
     for name in functions.difference(&declared) {
-        let fault = Diagnostic::error("function-without-action", format!("the action '{name}' is not declared"), None);
+        let code = match described {
+            Described::ByCode => "function-without-action",
+            Described::ByFile => "schemas-without-action",
+        };
+        let fault = Diagnostic::error(code, format!("the action '{name}' is not declared"), None);
         faults.push(fault.hint(format!("add a table [actions.{name}] with its title, requests and scopes")));
     }
     faults
@@ -249,7 +343,7 @@ mod tests {
     #[test]
     fn an_action_gets_the_schemas_of_its_function() {
         let manifest = keyward_registry::parse_manifest(SOURCE).unwrap();
-        let manifest = join(Path::new("."), SOURCE, manifest, vec![function("say-hello")]).unwrap();
+        let manifest = join(Path::new("."), SOURCE, manifest, vec![function("say-hello")], Described::ByCode).unwrap();
         let action = manifest.actions.values().next().unwrap();
         assert_eq!((action.description.as_str(), &action.input), ("Greets.", &json!({"type": "object"})));
     }
@@ -257,7 +351,7 @@ mod tests {
     #[test]
     fn actions_and_functions_must_match() {
         let manifest = keyward_registry::parse_manifest(SOURCE).unwrap();
-        let faults = differences(SOURCE, &manifest, &[function("say-helo")]);
+        let faults = differences(SOURCE, &manifest, &[function("say-helo")], Described::ByCode);
         insta::assert_snapshot!(crate::diagnostics::render("connector.toml", SOURCE, &faults, false), @r"
         error[action-without-function]: no function is the action 'say-hello'
          --> connector.toml:5:10
@@ -271,5 +365,24 @@ mod tests {
         --> connector.toml
          = hint: add a table [actions.say-helo] with its title, requests and scopes
         ");
+    }
+
+    #[test]
+    fn actions_and_schemas_in_a_file_must_match() {
+        let manifest = keyward_registry::parse_manifest(SOURCE).unwrap();
+        let faults = differences(SOURCE, &manifest, &[function("say-helo")], Described::ByFile);
+        insta::assert_snapshot!(crate::diagnostics::render("connector.toml", SOURCE, &faults, false), @r#"
+        error[action-without-schemas]: actions.json has no schemas for the action 'say-hello'
+         --> connector.toml:5:10
+          |
+        5 | [actions.say-hello]
+          |          ^^^^^^^^^
+          |
+          = hint: add `{"name": "say-hello", "input": {...}, "output": {...}}`
+
+        error[schemas-without-action]: the action 'say-helo' is not declared
+        --> connector.toml
+         = hint: add a table [actions.say-helo] with its title, requests and scopes
+        "#);
     }
 }

@@ -1,0 +1,109 @@
+"""`urllib.request` over `wasi:http`: a connector has no sockets, which is what the one of Python's library uses.
+
+`install()` once; after that `urllib.request.urlopen` works as ever, and an answer of 400 and above is an `HTTPError`.
+"""
+
+import io
+from email.message import Message
+from urllib import request, response
+from urllib.error import URLError
+
+from componentize_py_types import Err
+from wit_world.imports import outgoing_handler, streams, types
+
+METHODS = {
+    "GET": types.Method_Get(),
+    "HEAD": types.Method_Head(),
+    "POST": types.Method_Post(),
+    "PUT": types.Method_Put(),
+    "DELETE": types.Method_Delete(),
+    "CONNECT": types.Method_Connect(),
+    "OPTIONS": types.Method_Options(),
+    "TRACE": types.Method_Trace(),
+    "PATCH": types.Method_Patch(),
+}
+
+WRITE = 4096
+"""The most bytes that `blocking-write-and-flush` takes at once."""
+
+
+class WasiHandler(request.BaseHandler):
+    """Opens URLs."""
+
+    def http_open(self, req):
+        return send(req)
+
+    def https_open(self, req):
+        return send(req)
+
+
+def send(req):
+    headers = [(name, value.encode("latin-1")) for name, value in req.header_items()]
+    if req.data is not None:
+        headers.append(("content-length", str(len(req.data)).encode()))
+    try:
+        outgoing = types.OutgoingRequest(types.Fields.from_list(headers))
+        method = req.get_method()
+        outgoing.set_method(METHODS.get(method) or types.Method_Other(method))
+        outgoing.set_scheme(types.Scheme_Https() if req.type == "https" else types.Scheme_Http())
+        outgoing.set_authority(req.host)
+        outgoing.set_path_with_query(req.selector)
+        body = outgoing.body()
+        future = outgoing_handler.handle(outgoing, None)
+        write(body, req.data or b"")
+        return arrived(req, future)
+    except Err as error:
+        raise URLError(type(error.value).__name__) from error
+
+
+def write(body, data):
+    with body.write() as stream:
+        for start in range(0, len(data), WRITE):
+            stream.blocking_write_and_flush(data[start : start + WRITE])
+    types.OutgoingBody.finish(body, None)
+
+
+def arrived(req, future):
+    with future.subscribe() as ready:
+        ready.block()
+    answer = future.get().value
+    if isinstance(answer, Err):
+        raise answer
+    incoming = answer.value if hasattr(answer, "value") else answer
+    headers = Message()
+    with incoming.headers() as fields:
+        for name, value in fields.entries():
+            headers[name] = value.decode("latin-1")
+    status = incoming.status()
+    result = response.addinfourl(io.BufferedReader(Body(incoming)), headers, req.full_url, status)
+    result.msg = ""
+    return result
+
+
+class Body(io.RawIOBase):
+    """A response's body, read as it comes."""
+
+    def __init__(self, incoming):
+        self.body = incoming.consume()
+        self.stream = self.body.stream()
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        try:
+            chunk = self.stream.blocking_read(len(buffer))
+        except Err as error:
+            if isinstance(error.value, streams.StreamError_Closed):
+                return 0
+            raise OSError(error.value.value.to_debug_string()) from error
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def install():
+    opener = request.OpenerDirector()
+    opener.addheaders = [("user-agent", "keyward-connector")]
+    for handler in (WasiHandler, request.HTTPErrorProcessor, request.HTTPDefaultErrorHandler, request.UnknownHandler):
+        opener.add_handler(handler())
+    request.install_opener(opener)
