@@ -154,6 +154,10 @@ impl<'c> Request<'c> {
         if let Some(fault) = self.fault.take() {
             return Err(fault);
         }
+        // Where the host puts the credential; only here it is written for the host, and not where a value was filled in.
+        if let Target::Endpoint { path, .. } = &mut self.head.target {
+            *path = path.replacen("{credential}", "%7Bcredential%7D", 1);
+        }
         if let Target::Endpoint { path, .. } = &self.head.target
             && path.contains('{')
         {
@@ -217,6 +221,14 @@ mod tests {
             host.on("GET", path).respond(200, serde_json::Value::Null);
             host.connection().get("/repos/{owner}/x").path("owner", value).send().unwrap();
         }
+    }
+
+    #[test]
+    fn place_of_the_credential_is_left_to_the_host() {
+        let host = FakeHost::new();
+        host.on("GET", "/bot%7Bcredential%7D/%7Bcredential%7D").respond(200, serde_json::Value::Null);
+        host.connection().get("/bot{credential}/{method}").path("method", "{credential}").send().unwrap();
+        assert!(host.connection().get("/{credential}/{credential}").send().is_err());
     }
 
     #[test]

@@ -58,17 +58,24 @@ pub(crate) async fn read_optional(output: Output, wanted: Wanted<'_>) -> Result<
 
 /// Reads a secret from where it may come without asking a person.
 pub(crate) async fn given(wanted: Wanted<'_>) -> Result<Option<Secret>, Failure> {
-    let Some(path) = wanted.file else { return from_variable(wanted.variable) };
+    match wanted.file {
+        Some(path) => from_file(&lower(wanted.what), path).await.map(Some),
+        None => from_variable(wanted.variable),
+    }
+}
+
+/// Reads a secret from a file; `what` it is stands in the middle of a sentence.
+pub(crate) async fn from_file(what: &str, path: &Path) -> Result<Secret, Failure> {
     let source = path.to_owned();
     let bytes = files::waiting(move || read_bounded(&source)).await.map_err(|error| {
-        let message = format!("cannot read the {} from {}", lower(wanted.what), path.display());
+        let message = format!("cannot read the {what} from {}", path.display());
         Failure::new(Exit::BadInput, "secret-unreadable", message).because(&error)
     })?;
     if bytes.is_empty() {
-        let message = format!("the {} in {} is empty", lower(wanted.what), path.display());
+        let message = format!("the {what} in {} is empty", path.display());
         return Err(Failure::new(Exit::BadInput, "secret-empty", message));
     }
-    Ok(Some(Secret::from(bytes)))
+    Ok(Secret::from(bytes))
 }
 
 /// Reads a secret from a variable; an empty one is none.

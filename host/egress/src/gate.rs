@@ -95,7 +95,7 @@ impl Gate {
 struct Onward {
     method: Method,
     url: Url,
-    placement: Option<Placement>,
+    placements: Vec<Placement>,
 }
 
 impl Gate {
@@ -121,7 +121,7 @@ impl Gate {
         let onward = permit.redirects().then(|| Onward {
             method: permit.method().clone(),
             url: permit.url().clone(),
-            placement: permit.placement().cloned(),
+            placements: permit.placements().to_vec(),
         });
         let mut departure = Departure::new(trail.clone(), &permit);
         let outcome = self.exchange(permit, &departure).await;
@@ -146,8 +146,8 @@ impl Outbound for Gate {
         let mut is_foreign = false;
         let (mut response, mut onward) = self.hop(&trail, request, is_foreign).await?;
         // From here on a server has answered, whatever becomes of the rest.
-        while let Some(Onward { method, url, placement }) = onward.take() {
-            let followed = journey.follow(&method, &url, placement.as_ref(), response.status, location(&response));
+        while let Some(Onward { method, url, placements }) = onward.take() {
+            let followed = journey.follow(&method, &url, &placements, response.status, location(&response));
             let hop = match followed {
                 Ok(Some(hop)) => hop,
                 Ok(None) => break,

@@ -26,9 +26,9 @@ pub struct Manifest {
     /// The places it may talk to, by name.
     #[serde(default)]
     pub endpoints: BTreeMap<String, Endpoint>,
-    /// Where the host puts the credential; `None` sends requests without one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credential: Option<Placement>,
+    /// Where the host puts the credential: one place or a list of them; none sends requests without one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", with = "one_or_many")]
+    pub credential: Vec<Placement>,
     /// The actions by name.
     pub actions: BTreeMap<ActionName, Action>,
 }
@@ -62,25 +62,140 @@ fn is_yes(value: &bool) -> bool {
     *value
 }
 
-/// Where the host puts the credential of a connection.
+/// Where the host puts the credential of a connection, or a part of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "in", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Placement {
-    /// In a header: `prefix` and then the token or key.
+    /// In a header: `prefix` and then the part.
     Header {
         /// The header's name.
         name: String,
         /// What stands before the secret, for example `Bearer ` with its space.
         #[serde(default)]
         prefix: String,
+        /// What is put there.
+        #[serde(default, skip_serializing_if = "Part::is_token")]
+        part: Part,
     },
     /// In the query under a name.
     Query {
         /// The query parameter's name.
         name: String,
+        /// What is put there.
+        #[serde(default, skip_serializing_if = "Part::is_token")]
+        part: Part,
     },
     /// As HTTP Basic (RFC 7617): user name and password of the connection.
     Basic,
+    /// In a cookie (RFC 6265 section 4.2).
+    Cookie {
+        /// The cookie's name.
+        name: String,
+        /// What is put there.
+        #[serde(default, skip_serializing_if = "Part::is_token")]
+        part: Part,
+    },
+    /// In the path, where the request's template has [`PATH_MARK`].
+    Path {
+        /// What is put there.
+        #[serde(default, skip_serializing_if = "Part::is_token")]
+        part: Part,
+    },
+    /// In a field of a body of type `application/x-www-form-urlencoded`.
+    Form {
+        /// The field's name.
+        name: String,
+        /// What is put there.
+        #[serde(default, skip_serializing_if = "Part::is_token")]
+        part: Part,
+    },
+    /// In a member of the object that is a JSON body (RFC 8259 section 4).
+    Json {
+        /// The member's name.
+        name: String,
+        /// What is put there.
+        #[serde(default, skip_serializing_if = "Part::is_token")]
+        part: Part,
+    },
+}
+
+/// What stands in a path template, and in the path that a guest asks for, where the host puts a part of the credential.
+pub const PATH_MARK: &str = "{credential}";
+
+/// A part of what a connection holds, by its name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum Part {
+    /// `token`: the access token, the API key, the bearer token.
+    #[default]
+    Token,
+    /// `username`, of a connection with a user name and a password.
+    Username,
+    /// `password`, of a connection with a user name and a password.
+    Password,
+    /// A field that was named when the connection was made; of a connection by OAuth 2.0, `client-id` is the client's
+    /// id where no such field was.
+    Field(String),
+}
+
+impl Part {
+    /// Its name.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Token => "token",
+            Self::Username => "username",
+            Self::Password => "password",
+            Self::Field(name) => name,
+        }
+    }
+
+    fn is_token(&self) -> bool {
+        *self == Self::Token
+    }
+}
+
+impl From<String> for Part {
+    fn from(name: String) -> Self {
+        match name.as_str() {
+            "token" => Self::Token,
+            "username" => Self::Username,
+            "password" => Self::Password,
+            _ => Self::Field(name),
+        }
+    }
+}
+
+impl From<Part> for String {
+    fn from(part: Part) -> Self {
+        part.as_str().to_owned()
+    }
+}
+
+/// One thing, or a list of them.
+mod one_or_many {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Placement;
+
+    pub(super) fn serialize<S: Serializer>(list: &[Placement], serializer: S) -> Result<S::Ok, S::Error> {
+        match list {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Placement>, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            One(Placement),
+            Many(Vec<Placement>),
+        }
+        Ok(match Either::deserialize(deserializer)? {
+            Either::One(one) => vec![one],
+            Either::Many(many) => many,
+        })
+    }
 }
 
 /// One action: what it may do and what it needs for that.

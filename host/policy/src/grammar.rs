@@ -4,7 +4,8 @@
 //! |---|---|---|
 //! | `endpoints.<name>.url` | `https://`, a host, a port where it is not 443, a base path. No user information, query or fragment. `http://` or an address for a host is used only where the operator excepts it ([`crate::NetworkExceptions`]) | `https://api.github.com`, `https://graph.microsoft.com/v1.0` |
 //! | its host | a whole name, or `*.` and a name of at least two labels for every name below it. Letter case, a trailing dot and other scripts are folded. Such an endpoint is reached by absolute URLs alone | `api.example.com`, `*.sharepoint.com` |
-//! | `credential` | `in = "header"` with `name` and `prefix`, `in = "query"` with `name`, `in = "basic"`. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
+//! | `credential` | one place or a list of at most eight, no two of them the same. `in = "header"` with `name` and `prefix`; `"query"`, `"cookie"`, `"form"` and `"json"` with `name`; `"path"`; `"basic"`. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
+//! | its `part` | `token` (the default), `username`, `password`, or the name of a field of the connection; not with `"basic"` | `{ in = "header", name = "client-id", part = "client-id" }` |
 //! | `endpoints.<name>.credential` | `true` (the default) or `false`: whether requests there carry the credential | `false` for signed downloads on `*.example-files.com` |
 //! | `requests[].method` | a word in capitals, but not `CONNECT`, `TRACE`, `TRACK`. `GET` does not include `HEAD` | `GET`, `PATCH`, `PROPFIND` |
 //! | `requests[].path` | a template, see below | `/repos/{owner}/{repo}/issues` |
@@ -23,6 +24,7 @@
 //! | `{name}:append`, `users('{id}')` | such a segment with fixed text after or before the variable |
 //! | `{name%2F}` | the same as `{name}`, but encoded slashes may be in it |
 //! | `{name+}` or `**` | one or more segments, not all of them empty; once in a template, with or without fixed text |
+//! | `{credential}`, `bot{credential}` | where the host puts the credential, with `in = "path"` |
 //! | nothing, after a `/` at the end | the path that ends in a slash |
 //!
 //! ```
@@ -40,6 +42,10 @@
 //! assert!(!allows("/projects/{id}/issues", "/projects/group%2Fproject/issues"));
 //! assert!(!allows("/public/{rest+}", "/public/../secret"));
 //! ```
+//!
+//! Where the template has `{credential}` the guest writes the same, encoded (`bot%7Bcredential%7D`); the host fills it
+//! there and nowhere else. Every path at an endpoint that carries the credential has it when the credential goes into the
+//! path, and no other path has it.
 //!
 //! Beware: `{name}` takes a colon as any other character, so `POST /values/{range}` allows `/values/A1:clear` too.
 //! Where an API has verbs after a colon, give the actions that need one a template with it, and see that no other

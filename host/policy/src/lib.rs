@@ -5,7 +5,7 @@
 //!
 //! Read in this order: [`grammar`] (what an author may write), [`ActionRules`] (`rules.rs`: how a request is
 //! checked), [`operator`] (what the operator allows of it), [`redirect`] (where an answer leads), [`CanonicalPath`] (`path.rs`: the one form of a path), `target.rs` (the one form of a URL),
-//! `headers.rs`, [`address`] (what may be dialled).
+//! `headers.rs`, `body.rs`, `placement.rs` (where a credential may go), [`address`] (what may be dialled).
 
 mod denial;
 mod error;
@@ -18,9 +18,11 @@ mod permit;
 pub mod redirect;
 mod rules;
 
+mod body;
 mod headers;
 mod method;
 mod path;
+mod placement;
 mod query;
 mod target;
 mod template;

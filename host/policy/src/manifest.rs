@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use http::Method;
 use keyward_model::{
     ActionName,
-    manifest::{Action, LimitOverrides, Manifest, RequestRule},
+    manifest::{Action, Endpoint, LimitOverrides, Manifest, PATH_MARK, Placement, RequestRule},
 };
 
 use crate::{
-    error::RuleError, headers, host::cut, method, query::QueryNames, scope::is_scope_token, target::EndpointUrl,
+    error::RuleError, host::cut, method, placement, query::QueryNames, scope::is_scope_token, target::EndpointUrl,
     template::PathTemplate,
 };
 
@@ -85,13 +85,31 @@ pub(crate) fn read_endpoints(manifest: &Manifest, errors: &mut Vec<RuleError>) -
 }
 
 pub(crate) fn check_credential(manifest: &Manifest, errors: &mut Vec<RuleError>) {
-    let Some(placement) = &manifest.credential else { return };
-    if manifest.provider.is_none() {
+    let placements = &manifest.credential;
+    if !placements.is_empty() && manifest.provider.is_none() {
         let error = RuleError::new("a credential is placed, but no provider is named whose connections have one");
         errors.push(error.hint("add `provider = \"<id>\"`, or leave `credential` out").at(&["credential"]));
     }
-    if let Err((key, error)) = headers::check_placement(placement) {
-        errors.push(error.at(&["credential", key]));
+    for (index, key, error) in placement::check(placements) {
+        // A single place need not be a list.
+        errors.push(match placements.len() {
+            1 => error.at(&["credential", key]),
+            _ => error.at(&["credential", &index.to_string(), key]),
+        });
+    }
+}
+
+/// Checks that the template has the mark where a part of the credential goes into the path, and nowhere else.
+fn check_mark(manifest: &Manifest, endpoint: &Endpoint, template: &PathTemplate) -> Result<(), RuleError> {
+    let is_path = |placement: &Placement| matches!(placement, Placement::Path { .. });
+    let is_placed = endpoint.credential && manifest.credential.iter().any(is_path);
+    match (template.has_mark(), is_placed) {
+        (true, false) => Err(RuleError::new(format!("the path has {PATH_MARK}, but no credential goes there")).hint(
+            "place it with in = \"path\", at an endpoint that has the credential, or name the variable otherwise",
+        )),
+        (false, true) => Err(RuleError::new(format!("the path has no {PATH_MARK}, and the credential goes there"))
+            .hint(format!("write {PATH_MARK} where it goes, for example `/bot{PATH_MARK}/send`"))),
+        _ => Ok(()),
     }
 }
 
@@ -138,7 +156,10 @@ fn read_request(manifest: &Manifest, request: &RequestRule, at: &[&str], errors:
         fault(error.hint(hint), &["endpoint"]);
     }
     let template = request.path.parse::<PathTemplate>().map_err(|error| fault(error, &["path"])).ok();
-    let query = QueryNames::parse(&request.query, manifest.credential.as_ref())
+    if let (Some(endpoint), Some(template)) = (manifest.endpoints.get(&request.endpoint), &template) {
+        check_mark(manifest, endpoint, template).unwrap_or_else(|error| fault(error, &["path"]));
+    }
+    let query = QueryNames::parse(&request.query, &manifest.credential)
         .map_err(|(index, error)| fault(error, &["query", &index.to_string()]))
         .ok();
     Some(Rule {

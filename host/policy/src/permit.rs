@@ -1,5 +1,7 @@
 //! The proof that a request was checked.
 
+use std::ops::Range;
+
 use http::{HeaderMap, Method};
 use keyward_model::{TenantId, connection::ConnectionFacts, manifest::Placement, request::Body};
 use url::Url;
@@ -27,8 +29,13 @@ pub struct PermitParts {
     pub body: Body,
     /// The connection whose credential goes in, as it was when the rules were checked.
     pub connection: Option<ConnectionFacts>,
-    /// Where the credential goes; `None` where none does.
-    pub placement: Option<Placement>,
+    /// Where the credential goes; empty where none does.
+    pub placements: Vec<Placement>,
+    /// The bytes of `url` as text that a part of the credential takes the place of: [`PATH_MARK`] in the segment where
+    /// the template has it.
+    ///
+    /// [`PATH_MARK`]: keyward_model::manifest::PATH_MARK
+    pub path_mark: Option<Range<usize>>,
     /// The declared path template that allowed it.
     pub path_template: String,
     /// The scopes that justified it.
@@ -68,14 +75,14 @@ impl Permit {
     }
 
     /// Where the credential goes.
-    pub fn placement(&self) -> Option<&Placement> {
-        self.parts.placement.as_ref()
+    pub fn placements(&self) -> &[Placement] {
+        &self.parts.placements
     }
 
     /// The same without a credential.
     #[must_use]
     pub fn without_credential(mut self) -> Self {
-        self.parts.placement = None;
+        self.parts.placements.clear();
         self
     }
 

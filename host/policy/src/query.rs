@@ -26,7 +26,7 @@ pub(crate) struct QueryNames {
 
 impl QueryNames {
     /// Reads a rule's list; an error comes with the index of the name.
-    pub(crate) fn parse(names: &[String], placement: Option<&Placement>) -> Result<Self, (usize, RuleError)> {
+    pub(crate) fn parse(names: &[String], placements: &[Placement]) -> Result<Self, (usize, RuleError)> {
         let mut read = Self { any: false, names: BTreeSet::new() };
         for (index, name) in names.iter().enumerate() {
             let wrong = |what: &str| (index, RuleError::new(format!("the query name {:?} {what}", cut(name))));
@@ -38,7 +38,7 @@ impl QueryNames {
                     return Err((index, error.hint("`*` alone allows any name")));
                 }
                 _ if name.contains(char::is_control) => return Err(wrong("has a control character")),
-                _ if is_credential(name, placement) => return Err(wrong("is the credential's own")),
+                _ if is_credential(name, placements) => return Err(wrong("is the credential's own")),
                 _ if !read.names.insert(name.clone()) => return Err(wrong("stands twice")),
                 _ => {}
             }
@@ -58,14 +58,14 @@ impl QueryNames {
 }
 
 /// Whether a server may take the name for that of the credential's own parameter.
-pub(crate) fn is_credential(name: &str, placement: Option<&Placement>) -> bool {
-    matches!(placement, Some(Placement::Query { name: own }) if may_read_as(name, own))
+pub(crate) fn is_credential(name: &str, placements: &[Placement]) -> bool {
+    placements.iter().any(|placement| matches!(placement, Placement::Query { name: own, .. } if may_read_as(name, own)))
 }
 
 /// Whether some server reads both names as one. Many fold letter case; PHP leaves out spaces at the start, makes
 /// a `.`, a space and a `[` without its `]` an underscore, and takes what stands before `name[...]` for the name
 /// of a list; others take `-` for `_`.
-fn may_read_as(name: &str, own: &str) -> bool {
+pub(crate) fn may_read_as(name: &str, own: &str) -> bool {
     let own = readings(own);
     readings(name).iter().any(|reading| own.contains(reading))
 }
@@ -177,7 +177,11 @@ mod tests {
     use super::*;
 
     fn names(list: &[&str]) -> QueryNames {
-        QueryNames::parse(&list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), None).unwrap()
+        QueryNames::parse(&list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>(), &[]).unwrap()
+    }
+
+    fn placed(name: &str) -> [Placement; 1] {
+        [Placement::Query { name: name.to_owned(), part: Default::default() }]
     }
 
     #[test]
@@ -214,7 +218,7 @@ mod tests {
 
     #[test]
     fn credentials_name_is_known_however_a_server_reads_it() {
-        let own = Placement::Query { name: "api_key".to_owned() };
+        let own = placed("api_key");
         for name in [
             "api_key",
             "API_KEY",
@@ -231,18 +235,18 @@ mod tests {
             "]api_key",
             "[[api_key]x",
         ] {
-            assert!(is_credential(name, Some(&own)), "{name:?}");
+            assert!(is_credential(name, &own), "{name:?}");
         }
         for name in ["api", "key", "apikey", "api_keys", "api[key]", "x[api_key]", "[]", "[x]api_key"] {
-            assert!(!is_credential(name, Some(&own)), "{name:?}");
+            assert!(!is_credential(name, &own), "{name:?}");
         }
-        let dotted = Placement::Query { name: "api.key".to_owned() };
-        assert!(is_credential("api_key", Some(&dotted)) && is_credential("api.key", Some(&dotted)));
+        let dotted = placed("api.key");
+        assert!(is_credential("api_key", &dotted) && is_credential("api.key", &dotted));
     }
 
     #[test]
     fn list_of_names_is_checked() {
-        let own = Placement::Query { name: "api_key".to_owned() };
+        let own = placed("api_key");
         for list in [
             vec!["".to_owned()],
             vec!["a*".into()],
@@ -251,7 +255,7 @@ mod tests {
             vec!["API_KEY".into()],
             vec!["api.key[]".into()],
         ] {
-            assert!(QueryNames::parse(&list, Some(&own)).is_err(), "{list:?} was taken");
+            assert!(QueryNames::parse(&list, &own).is_err(), "{list:?} was taken");
         }
     }
 }

@@ -61,13 +61,13 @@ impl Journey {
         &mut self,
         method: &Method,
         url: &Url,
-        placement: Option<&Placement>,
+        placements: &[Placement],
         status: u16,
         location: Option<&[u8]>,
     ) -> Result<Option<Hop>, Denial> {
         let Some(location) = location else { return Ok(None) };
         let Some(next_method) = next_method(status, method) else { return Ok(None) };
-        self.next(method, url, placement, next_method, location).map_err(|refusal| Denial {
+        self.next(method, url, placements, next_method, location).map_err(|refusal| Denial {
             reason: refusal.reason,
             message: refusal.message,
             hint: refusal.hint,
@@ -81,7 +81,7 @@ impl Journey {
         &mut self,
         method: &Method,
         url: &Url,
-        placement: Option<&Placement>,
+        placements: &[Placement],
         next_method: Method,
         location: &[u8],
     ) -> Result<Option<Hop>, Refusal> {
@@ -107,7 +107,7 @@ impl Journey {
         };
         // A server that repeats the query repeats what the host placed there. What another one signed is its own.
         if !is_foreign {
-            drop_credential(&mut next, placement);
+            drop_credential(&mut next, placements);
         }
         self.been.push((method.clone(), url.clone()));
         let key = (next_method, next);
@@ -152,13 +152,13 @@ fn describes_body(name: &str) -> bool {
     name.get(..8).is_some_and(|start| start.eq_ignore_ascii_case("content-"))
 }
 
-fn drop_credential(url: &mut Url, placement: Option<&Placement>) {
+fn drop_credential(url: &mut Url, placements: &[Placement]) {
     let Some(query) = url.query() else { return };
     let name = |piece: &str| {
         let name = piece.split('=').next().unwrap_or_default().replace('+', " ");
         percent_encoding::percent_decode_str(&name).decode_utf8_lossy().into_owned()
     };
-    let left: Vec<_> = query.split('&').filter(|piece| !is_credential(&name(piece), placement)).collect();
+    let left: Vec<_> = query.split('&').filter(|piece| !is_credential(&name(piece), placements)).collect();
     let left = left.join("&");
     url.set_query(if left.is_empty() { None } else { Some(&left) });
 }
@@ -182,11 +182,11 @@ mod tests {
     }
 
     fn follow(method: &str, status: u16, location: &str) -> Result<Option<Hop>, Denial> {
-        let key = Placement::Query { name: "api_key".into() };
+        let key = [Placement::Query { name: "api_key".into(), part: Default::default() }];
         Journey::new(&request(Body::Bytes("body".into()))).follow(
             &method.parse().unwrap(),
             &FROM.parse().unwrap(),
-            Some(&key),
+            &key,
             status,
             Some(location.as_bytes()),
         )
@@ -218,7 +218,7 @@ mod tests {
             assert_eq!(method("GET", status, "/v1/other"), None, "{status}");
         }
         let mut journey = Journey::new(&request(Body::Empty));
-        assert!(journey.follow(&Method::GET, &FROM.parse().unwrap(), None, 302, None).unwrap().is_none());
+        assert!(journey.follow(&Method::GET, &FROM.parse().unwrap(), &[], 302, None).unwrap().is_none());
     }
 
     #[test]
@@ -248,9 +248,8 @@ mod tests {
     fn what_left_the_origin_does_not_get_its_headers_back() {
         let mut journey = Journey::new(&request(Body::Bytes("body".into())));
         let other: Url = "https://cdn.example.net/f".parse().unwrap();
-        journey.follow(&Method::GET, &FROM.parse().unwrap(), None, 302, Some(other.as_str().as_bytes())).unwrap();
-        let back =
-            journey.follow(&Method::GET, &other, None, 302, Some(b"https://api.example.com/x")).unwrap().unwrap();
+        journey.follow(&Method::GET, &FROM.parse().unwrap(), &[], 302, Some(other.as_str().as_bytes())).unwrap();
+        let back = journey.follow(&Method::GET, &other, &[], 302, Some(b"https://api.example.com/x")).unwrap().unwrap();
         assert!(back.is_foreign && back.request.headers.is_empty() && matches!(back.request.body, Body::Empty));
     }
 
@@ -259,10 +258,8 @@ mod tests {
         let stream = || Body::Stream { length: None, chunks: Box::pin(futures_util::stream::empty()) };
         let from = FROM.parse().unwrap();
         let mut journey = Journey::new(&request(stream()));
-        assert!(journey.follow(&Method::PUT, &from, None, 307, Some(b"/x")).unwrap().is_none());
-        assert!(
-            Journey::new(&request(stream())).follow(&Method::PUT, &from, None, 303, Some(b"/x")).unwrap().is_some()
-        );
+        assert!(journey.follow(&Method::PUT, &from, &[], 307, Some(b"/x")).unwrap().is_none());
+        assert!(Journey::new(&request(stream())).follow(&Method::PUT, &from, &[], 303, Some(b"/x")).unwrap().is_some());
     }
 
     #[test]
@@ -279,7 +276,7 @@ mod tests {
         let mut at: Url = FROM.parse().unwrap();
         for hop in 1..=6 {
             let location = format!("/v1/{hop}");
-            let followed = journey.follow(&Method::GET, &at, None, 302, Some(location.as_bytes()));
+            let followed = journey.follow(&Method::GET, &at, &[], 302, Some(location.as_bytes()));
             match hop {
                 6 => assert_eq!(followed.unwrap_err().reason, Reason::RedirectLimit),
                 _ => assert!(followed.unwrap().is_some()),

@@ -4,10 +4,11 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use keyward_model::{
     ActionName, ConnectionFacts, ConnectionState, ConnectorName, GuestRequest, Reason, Target, TenantId,
-    manifest::{Manifest, Placement},
+    manifest::{Manifest, PATH_MARK, Placement},
 };
 
 use crate::{
+    body,
     denial::{Denial, printable_method},
     error::{Refusal, RuleError},
     headers,
@@ -19,7 +20,7 @@ use crate::{
     permit::{Permit, PermitParts},
     query::{CanonicalQuery, is_credential},
     scope,
-    target::{AbsoluteUrl, EndpointUrl, Origin, assemble},
+    target::{AbsoluteUrl, EndpointUrl, Origin, assemble_marked},
 };
 
 /// The rules of one action, read from its manifest.
@@ -28,7 +29,7 @@ pub struct ActionRules {
     connector: ConnectorName,
     action: ActionName,
     provider: Option<String>,
-    placement: Option<Placement>,
+    placements: Vec<Placement>,
     endpoints: BTreeMap<String, Endpoint>,
     rules: Vec<Rule>,
     scopes: Vec<Vec<String>>,
@@ -83,7 +84,7 @@ impl ActionRules {
             connector: manifest.name.clone(),
             action: action.clone(),
             provider: manifest.provider.clone(),
-            placement: manifest.credential.clone(),
+            placements: manifest.credential.clone(),
             endpoints: endpoints.collect(),
             rules,
             scopes: declared.scopes.clone(),
@@ -98,7 +99,9 @@ impl ActionRules {
     ///    one by scheme, host, port and base path. A connection's own URL stands in a configurable endpoint's place.
     /// 4. The method is one that a guest may use, and the headers are none of the host's.
     /// 5. A declared request has this method, a template that matches the path by whole segments, and the name of
-    ///    every query parameter, those within an absolute URL as well.
+    ///    every query parameter, those within an absolute URL as well. Where a part of the credential goes into the
+    ///    path, the guest's has `{credential}` exactly where the template has it; where one goes into the body, that can
+    ///    be read in one way and leaves the place free.
     /// 6. The operator allows http, or an address in a host's place, where the endpoint has it; and the operator's
     ///    policy allows the request.
     /// 7. The connection works, and its scopes hold one whole set of the action's.
@@ -135,22 +138,26 @@ impl ActionRules {
         let connection = self.check_connection(tenant, connection)?;
         let (origin, candidates, query) = self.read_target(&request.target, &request.query, connection, seen)?;
         let method = method::parse(&request.method)?;
-        let placement = self.placement_for(&candidates);
-        let headers = headers::check(request.headers, placement)?;
-        let (rule, candidate) = self.find_rule(&method, &candidates, placement, &query)?;
+        let placements = self.placements_for(&candidates);
+        let headers = headers::check(request.headers, placements)?;
+        let (rule, candidate) = self.find_rule(&method, &candidates, placements, &query)?;
+        body::check(placements, &method, &headers, &request.body)?;
         origin.check(&self.operator.network)?;
         let connection_name = connection.map(|connection| &connection.name);
         let call = Call { connector: &self.connector, action: &self.action, connection: connection_name };
         self.operator.policy.check(call, &method, &origin.host)?;
         let scopes = self.check_grant(connection, seen)?;
+        let mark = rule.template.mark(candidate.below.len()).map(|(at, before)| (candidate.base.len() + at, before));
+        let (url, path_mark) = assemble_marked(&origin, candidate.base.iter().chain(&candidate.below), &query, mark)?;
         Ok(Permit::new(PermitParts {
             tenant: tenant.clone(),
             method,
-            url: assemble(&origin, candidate.base.iter().chain(&candidate.below), &query)?,
+            url,
             headers,
             body: request.body,
             connection: connection.cloned(),
-            placement: placement.filter(|_| self.carries(candidate)).cloned(),
+            placements: if self.carries(candidate) { placements.to_vec() } else { Vec::new() },
+            path_mark,
             path_template: rule.template.to_string(),
             scopes,
             redirects: rule.redirects,
@@ -158,8 +165,8 @@ impl ActionRules {
     }
 
     /// Where the credential would go in a request to one of `candidates`.
-    fn placement_for(&self, candidates: &[Candidate<'_>]) -> Option<&Placement> {
-        self.placement.as_ref().filter(|_| candidates.iter().any(|candidate| self.carries(candidate)))
+    fn placements_for(&self, candidates: &[Candidate<'_>]) -> &[Placement] {
+        if candidates.iter().any(|candidate| self.carries(candidate)) { &self.placements } else { &[] }
     }
 
     fn carries(&self, candidate: &Candidate<'_>) -> bool {
@@ -278,10 +285,10 @@ impl ActionRules {
         &self,
         method: &http::Method,
         candidates: &'a [Candidate<'a>],
-        placement: Option<&Placement>,
+        placements: &[Placement],
         query: &CanonicalQuery,
     ) -> Result<(&Rule, &'a Candidate<'a>), Refusal> {
-        if let Some(name) = query.names().iter().find(|name| is_credential(name, placement)) {
+        if let Some(name) = query.names().iter().find(|name| is_credential(name, placements)) {
             return Err(Refusal::new(
                 Reason::QueryNotAllowed,
                 format!("the query parameter {:?} is where the host places the credential", cut(name)),
@@ -392,7 +399,10 @@ impl ActionRules {
         let mut variables = 0;
         for segment in &candidate.below[start.len()..] {
             path.push('/');
-            if segment.contains(|c: char| c.is_ascii_digit()) {
+            let marked = self.placements.iter().any(|placement| matches!(placement, Placement::Path { .. }));
+            if let Some((before, after)) = segment.split_once(PATH_MARK).filter(|_| marked) {
+                path.push_str(&format!("{}{PATH_MARK}{}", Encoded(before), Encoded(after)));
+            } else if segment.contains(|c: char| c.is_ascii_digit()) {
                 variables += 1;
                 path.push_str(&if variables == 1 { "{id}".to_owned() } else { format!("{{id{variables}}}") });
             } else {

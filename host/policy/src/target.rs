@@ -4,9 +4,9 @@
 //! line feeds, takes `\` for `/`, resolves dots and encodes. What is put together at the end must pass through
 //! `url::Url` without a change, or it is refused.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
-use keyward_model::Reason;
+use keyward_model::{Reason, manifest::PATH_MARK};
 use url::Url;
 
 use crate::{
@@ -240,9 +240,25 @@ pub(crate) fn assemble<'a>(
     segments: impl Iterator<Item = &'a String>,
     query: &CanonicalQuery,
 ) -> Result<Url, Refusal> {
+    assemble_marked(origin, segments, query, None).map(|(url, _)| url)
+}
+
+/// Puts the URL for the wire together, and tells which of its bytes are [`PATH_MARK`] behind the fixed text in the
+/// segment of that index.
+pub(crate) fn assemble_marked<'a>(
+    origin: &Origin,
+    segments: impl Iterator<Item = &'a String>,
+    query: &CanonicalQuery,
+    mark: Option<(usize, &str)>,
+) -> Result<(Url, Option<Range<usize>>), Refusal> {
     let mut text = format!("{}://{}", origin.scheme, origin.authority());
-    for segment in segments {
+    let mut range = None;
+    for (index, segment) in segments.enumerate() {
         text.push('/');
+        if let Some((_, before)) = mark.filter(|(marked, _)| *marked == index) {
+            let start = text.len() + Encoded(before).to_string().len();
+            range = Some(start..start + Encoded(PATH_MARK).to_string().len());
+        }
         text.push_str(&Encoded(segment).to_string());
     }
     if !query.wire().is_empty() {
@@ -251,7 +267,7 @@ pub(crate) fn assemble<'a>(
     }
     // The proof that the library which sends it reads it as it was matched.
     match Url::parse(&text) {
-        Ok(url) if url.as_str() == text => Ok(url),
+        Ok(url) if url.as_str() == text => Ok((url, range)),
         _ => Err(Refusal::new(Reason::UrlMalformed, "the URL has no form that every reader takes alike")),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use keyward_model::manifest::PATH_MARK;
+
 use crate::{
     error::RuleError,
     path::{CanonicalPath, Encoded},
@@ -27,6 +29,8 @@ pub struct PathTemplate {
 enum Segment {
     /// This text, decoded.
     Literal(String),
+    /// [`PATH_MARK`] between these two.
+    Credential { before: String, after: String },
     /// Any text between these two.
     Variable { before: String, after: String, span: Span },
 }
@@ -63,6 +67,22 @@ impl PathTemplate {
             segments.iter().zip(texts).all(|(segment, text)| segment.matches(std::slice::from_ref(text)))
         };
         each(head, first) && self.segments[many].matches(middle) && each(tail, last)
+    }
+
+    /// Whether it has [`PATH_MARK`].
+    pub(crate) fn has_mark(&self) -> bool {
+        self.mark(self.segments.len()).is_some()
+    }
+
+    /// In a path of `length` segments that matches: the index of the segment with [`PATH_MARK`], and the fixed text
+    /// before it. What else in the path reads as the mark is what the guest says it is: text.
+    pub(crate) fn mark(&self, length: usize) -> Option<(usize, &str)> {
+        let (index, before) = self.segments.iter().enumerate().find_map(|(index, segment)| match segment {
+            Segment::Credential { before, .. } => Some((index, before.as_str())),
+            _ => None,
+        })?;
+        let many_before = self.segments[..index].iter().any(Segment::is_many);
+        Some((if many_before { index + length - self.segments.len() } else { index }, before))
     }
 
     /// The leading segments of the template, as written, that match the path's; for hints.
@@ -135,6 +155,10 @@ impl Segment {
             return Err(RuleError::new(format!("the template segment {text:?} has more than one variable"))
                 .hint("one segment has at most one variable, with fixed text before and after it"));
         }
+        if inner == "credential" {
+            let (before, after) = (decode_literal(before)?, decode_literal(after)?);
+            return Ok(Self::Credential { before, after });
+        }
         let (name, span) = match inner {
             _ if inner.ends_with('+') => (&inner[..inner.len() - 1], Span::Many),
             _ if inner.ends_with("%2F") => (&inner[..inner.len() - 3], Span::OneWithSlashes),
@@ -144,6 +168,10 @@ impl Segment {
         if name.is_empty() || !name.bytes().all(plain) {
             return Err(RuleError::new(format!("the template variable {inner:?} has no valid name"))
                 .hint("write `{name}`, `{name+}` for one or more segments, or `{name%2F}` to allow encoded slashes"));
+        }
+        if name == "credential" {
+            return Err(RuleError::new(format!("the template variable {inner:?} is kept for the credential"))
+                .hint("`{credential}` is where the host puts it, one segment; name other variables otherwise"));
         }
         Ok(Self::variable(&decode_literal(before)?, &decode_literal(after)?, span))
     }
@@ -160,6 +188,13 @@ impl Segment {
     fn matches(&self, path: &[String]) -> bool {
         let (before, after, span) = match self {
             Self::Literal(literal) => return matches!(path, [text] if text == literal),
+            Self::Credential { before, after } => {
+                let between = |text: &String| {
+                    let rest = text.strip_prefix(before.as_str())?.strip_prefix(PATH_MARK)?;
+                    Some(rest == after)
+                };
+                return matches!(path, [text] if between(text) == Some(true));
+            }
             Self::Variable { before, after, span } => (before, after, *span),
         };
         if span != Span::OneWithSlashes && path.iter().any(|segment| segment.contains('/')) {
@@ -187,7 +222,9 @@ impl Segment {
     fn example(&self) -> String {
         match self {
             Self::Literal(text) => Encoded(text).to_string(),
-            Self::Variable { before, after, .. } => format!("{}x{}", Encoded(before), Encoded(after)),
+            Self::Variable { before, after, .. } | Self::Credential { before, after } => {
+                format!("{}x{}", Encoded(before), Encoded(after))
+            }
         }
     }
 }
@@ -242,6 +279,11 @@ mod tests {
             ("/**/end", &["/a/end", "/a/b/end"], &["/end", "/a/end/x"]),
             ("/p/{id%2F}/x", &["/p/g%2fp/x", "/p/12/x"], &["/p/g/p/x", "/p//x"]),
             ("/a%20b", &["/a%20b"], &["/a+b"]),
+            (
+                "/bot{credential}/{method}",
+                &["/bot%7Bcredential%7D/send", "/bot%7bcredential%7d/send", "/bot%7Bcredential%7D/%7Bcredential%7D"],
+                &["/bot123/send", "/bot%7Bcredential%7Dx/send", "/xbot%7Bcredential%7D/send", "/bot%7Bcredential%7D"],
+            ),
         ] {
             let pattern = template(pattern);
             for text in allowed {
@@ -258,6 +300,21 @@ mod tests {
         assert!(!template("/aa{x}aa").matches(&path("/aaa")));
         assert!(!template("/aa{x}aa").matches(&path("/aaaa")));
         assert!(template("/aa{x}aa").matches(&path("/aaaaa")));
+    }
+
+    #[test]
+    fn mark_is_found_where_the_template_has_it_and_nowhere_else() {
+        for (pattern, text, expected) in [
+            ("/bot{credential}/{method}", "/bot%7Bcredential%7D/%7Bcredential%7D", Some((0, "bot"))),
+            ("/{method}/{credential}", "/%7Bcredential%7D/%7Bcredential%7D", Some((1, ""))),
+            ("/{rest+}/k-{credential}/x", "/a/%7Bcredential%7D/b/k-%7Bcredential%7D/x", Some((3, "k-"))),
+            ("/{credential}/{rest+}", "/%7Bcredential%7D/b/%7Bcredential%7D", Some((0, ""))),
+            ("/{method}", "/%7Bcredential%7D", None),
+        ] {
+            let (pattern, path) = (template(pattern), path(text));
+            assert!(pattern.matches(&path), "{pattern} refused {text}");
+            assert_eq!(pattern.mark(path.segments().len()), expected, "{pattern} {text}");
+        }
     }
 
     #[test]
@@ -297,6 +354,9 @@ mod tests {
             "/a%",
             "/{a+%2F}",
             "/{a%2F+}",
+            "/{credential+}",
+            "/{credential%2F}",
+            "/{credential}/{credential}",
         ] {
             assert!(text.parse::<PathTemplate>().is_err(), "{text:?} was taken");
         }

@@ -44,7 +44,11 @@ pub(crate) fn github() -> Manifest {
                 Endpoint { url: "https://uploads.github.com/v1".into(), configurable: false, credential: true },
             ),
         ]),
-        credential: Some(Placement::Header { name: "authorization".into(), prefix: "Bearer ".into() }),
+        credential: vec![Placement::Header {
+            name: "authorization".into(),
+            prefix: "Bearer ".into(),
+            part: Default::default(),
+        }],
         actions: BTreeMap::from([("get-issue".parse().unwrap(), get), ("close-issue".parse().unwrap(), close)]),
     }
 }

@@ -130,7 +130,7 @@ fn rules() -> ActionRules {
             "api".to_owned(),
             Endpoint { url: "https://api.example.com/v1".to_owned(), configurable: false, credential: true },
         )]),
-        credential: None,
+        credential: Vec::new(),
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),
     };
     ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default()).unwrap()

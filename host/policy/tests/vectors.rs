@@ -94,7 +94,7 @@ fn manifest(endpoints: &[(&str, &str)], requests: Vec<RequestRule>) -> Manifest 
         description: String::new(),
         provider: None,
         endpoints: endpoints.iter().map(|(name, url)| ((*name).to_owned(), endpoint(url))).collect(),
-        credential: None,
+        credential: Vec::new(),
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),
     }
 }
@@ -202,7 +202,8 @@ fn requests() {
 fn headers() {
     let mut manifest = manifest(&[("e", "https://a.example.com")], vec![rule("GET", "e", "/", &[])]);
     manifest.provider = Some("somewhere".to_owned());
-    manifest.credential = Some(Placement::Header { name: "X-Api-Key".to_owned(), prefix: String::new() });
+    manifest.credential =
+        vec![Placement::Header { name: "X-Api-Key".to_owned(), prefix: String::new(), part: Default::default() }];
     let rules = ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default()).unwrap();
     let connection = keyward_model::ConnectionFacts {
         tenant: TenantId::default(),

@@ -7,7 +7,7 @@ use std::{
 
 use keyward_model::{
     ActionName, ConnectorId,
-    manifest::{Action, Idempotency, Manifest, Placement},
+    manifest::{Action, Idempotency, Manifest, PATH_MARK, Part, Placement},
 };
 use serde::Serialize;
 
@@ -163,8 +163,9 @@ fn asks(manifest: &Manifest) -> BTreeMap<Key, Ask> {
     if let Some(provider) = &manifest.provider {
         whole(0, "connections of".to_owned(), Ask::Exactly(provider.clone()));
     }
-    if let Some(placement) = &manifest.credential {
-        whole(1, "credential".to_owned(), Ask::Exactly(placement_text(placement)));
+    if !manifest.credential.is_empty() {
+        let places: Vec<_> = manifest.credential.iter().map(placement_text).collect();
+        whole(1, "credential".to_owned(), Ask::Exactly(places.join(", ")));
     }
     for (name, endpoint) in &manifest.endpoints {
         let own = if endpoint.configurable { ", or the server that the connection names" } else { "" };
@@ -204,11 +205,21 @@ fn of_action(action: &Action) -> Vec<(u8, String, Ask)> {
 }
 
 fn placement_text(placement: &Placement) -> String {
+    let of = |part: &Part, place: String| match part {
+        Part::Token => place,
+        Part::Username => format!("the user name {place}"),
+        Part::Password => format!("the password {place}"),
+        Part::Field(name) => format!("the field {name} {place}"),
+    };
     match placement {
-        Placement::Header { name, prefix } if prefix.is_empty() => format!("in the header {name}"),
-        Placement::Header { name, prefix } => format!("in the header {name} after {prefix:?}"),
-        Placement::Query { name } => format!("in the query as {name}"),
+        Placement::Header { name, prefix, part } if prefix.is_empty() => of(part, format!("in the header {name}")),
+        Placement::Header { name, prefix, part } => of(part, format!("in the header {name} after {prefix:?}")),
+        Placement::Query { name, part } => of(part, format!("in the query as {name}")),
         Placement::Basic => "as HTTP Basic".to_owned(),
+        Placement::Cookie { name, part } => of(part, format!("in the cookie {name}")),
+        Placement::Path { part } => of(part, format!("in the path as {PATH_MARK}")),
+        Placement::Form { name, part } => of(part, format!("in the form as {name}")),
+        Placement::Json { name, part } => of(part, format!("in the JSON body as {name}")),
     }
 }
 
@@ -272,6 +283,11 @@ mod tests {
             ("endpoints.api.url = ", "endpoints.api.configurable = true\n        endpoints.api.url = "),
             (r#""Bearer ""#, r#""Token ""#),
             (r#"in = "header", name = "Authorization", prefix = "Bearer ""#, r#"in = "query", name = "key""#),
+            (
+                r#"{ in = "header", name = "Authorization", prefix = "Bearer " }"#,
+                r#"[{ in = "header", name = "Authorization", prefix = "Bearer " }, { in = "cookie", name = "id", part = "client-id" }]"#,
+            ),
+            (r#"prefix = "Bearer ""#, r#"prefix = "Bearer ", part = "password""#),
             (r#"provider = "shop""#, r#"provider = "bank""#),
             (r#"["read"], ["admin"]"#, r#"["read"], ["admin"], ["write"]"#),
             (r#"["read"], ["admin"]"#, r#"["read", "write"]"#),
@@ -352,6 +368,20 @@ mod tests {
           "widens": true
         }
         "#);
+    }
+
+    #[test]
+    fn every_place_of_the_credential_is_told() {
+        let places = r#"[
+            { in = "header", name = "Authorization", prefix = "Bearer " },
+            { in = "header", name = "Client-Id", part = "client-id" },
+            { in = "cookie", name = "session", part = "password" },
+            { in = "form", name = "secret" },
+            { in = "query", name = "user", part = "username" },
+        ]"#;
+        let one = r#"{ in = "header", name = "Authorization", prefix = "Bearer " }"#;
+        let manifest = crate::parse_manifest(&OLD.replace(one, places)).unwrap();
+        insta::assert_snapshot!(requirements(&manifest)[1], @r#"credential in the header Authorization after "Bearer ", the field client-id in the header Client-Id, the password in the cookie session, in the form as secret, the user name in the query as user"#);
     }
 
     #[test]

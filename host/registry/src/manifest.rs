@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use keyward_model::{
     ActionName, ConnectorName, Diagnostic, IdError, Span,
-    manifest::{Action, Endpoint, Idempotency, LimitOverrides, Manifest, Placement, RequestRule},
+    manifest::{Action, Endpoint, Idempotency, LimitOverrides, Manifest, Part, Placement, RequestRule},
 };
 use toml_span::ErrorKind;
 
@@ -97,7 +97,7 @@ fn manifest(node: &Node<'_, '_>, faults: &mut Faults) -> Manifest {
         description: String::new(),
         provider: None,
         endpoints: BTreeMap::new(),
-        credential: None,
+        credential: Vec::new(),
         actions: BTreeMap::new(),
     };
     let Some(mut fields) = node.fields(faults) else { return read };
@@ -113,7 +113,7 @@ fn manifest(node: &Node<'_, '_>, faults: &mut Faults) -> Manifest {
             Some(node.named(faults, |name, node, faults| Some((name.to_owned(), endpoint(node, faults)))))
         })
         .unwrap_or_default();
-    read.credential = fields.optional("credential", faults, placement);
+    read.credential = fields.optional("credential", faults, placements).unwrap_or_default();
     read.actions = fields
         .required("actions", faults, |node, faults| {
             Some(node.named(faults, |key, node, faults| {
@@ -158,19 +158,49 @@ fn endpoint(node: &Node<'_, '_>, faults: &mut Faults) -> Endpoint {
     read
 }
 
+/// One place, or a list of them.
+fn placements(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Placement>> {
+    let harmless = |node: &Node<'_, '_>, faults: &mut Faults| placement(node, faults).unwrap_or(Placement::Basic);
+    if !node.is_list() {
+        return Some(vec![harmless(node, faults)]);
+    }
+    let read = node.list(faults, harmless)?;
+    if read.is_empty() {
+        let fault = Diagnostic::error("bad-value", "the credential goes to no place at all", node.place());
+        faults.note(node, fault.hint("leave `credential` out where requests carry none"));
+        return Some(vec![Placement::Basic]);
+    }
+    Some(read)
+}
+
+/// The kinds of places.
+const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json"];
+
 fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
     let mut fields = node.fields(faults)?;
-    let kind = fields.required("in", faults, |node, faults| one_of(node, &["header", "query", "basic"], faults));
-    let read = match kind? {
-        "header" => fields.required("name", faults, Node::text).map(|name| Placement::Header {
-            name,
-            prefix: fields.optional("prefix", faults, Node::text).unwrap_or_default(),
-        }),
-        "query" => fields.required("name", faults, Node::text).map(|name| Placement::Query { name }),
-        _ => Some(Placement::Basic),
+    let kind = fields.required("in", faults, |node, faults| one_of(node, PLACES, faults))?;
+    let name = match kind {
+        "basic" | "path" => String::new(),
+        _ => fields.required("name", faults, Node::text).unwrap_or_default(),
+    };
+    let part = match kind {
+        "basic" => Part::Token,
+        _ => fields.optional("part", faults, Node::text).map(Part::from).unwrap_or_default(),
+    };
+    let read = match kind {
+        "header" => {
+            let prefix = fields.optional("prefix", faults, Node::text).unwrap_or_default();
+            Placement::Header { name, prefix, part }
+        }
+        "query" => Placement::Query { name, part },
+        "cookie" => Placement::Cookie { name, part },
+        "path" => Placement::Path { part },
+        "form" => Placement::Form { name, part },
+        "json" => Placement::Json { name, part },
+        _ => Placement::Basic,
     };
     fields.close(faults);
-    read
+    Some(read)
 }
 
 fn action(node: &Node<'_, '_>, faults: &mut Faults) -> Action {

@@ -37,7 +37,7 @@ fn own(manifest: &Manifest) -> Vec<RuleError> {
         let message = format!("{:?} is not a semantic version: {error}", manifest.version);
         fault(&["version"], message, Some("write three numbers, for example \"0.1.0\""));
     }
-    if manifest.provider.is_some() && manifest.credential.is_none() {
+    if manifest.provider.is_some() && manifest.credential.is_empty() {
         fault(
             &["provider"],
             "a provider is named, but not where its credential goes".to_owned(),

@@ -114,6 +114,73 @@ fn the_example_of_the_documentation_is_good_and_read_in_full() {
 }
 
 #[test]
+fn faults_of_several_places_are_told_where_they_are() {
+    let head = r#"name = "a"
+version = "0.1.0"
+title = "A"
+provider = "http"
+endpoints.api.url = "https://api.example"
+actions.go = { title = "Go", requests = [{ method = "POST", endpoint = "api", path = "/go" }] }
+"#;
+    insta::assert_snapshot!(faults(&format!(
+        r#"{head}
+[[credential]]
+in = "header"
+name = "Host"
+
+[[credential]]
+in = "cooky"
+name = "a"
+
+[[credential]]
+in = "path"
+name = "b"
+
+[[credential]]
+in = "form"
+name = "c"
+part = "Secret"
+
+[[credential]]
+in = "json"
+name = "c"
+"#
+    )), @r#"
+    6:87 "/go" rule: the path has no {credential}, and the credential goes there
+        write {credential} where it goes, for example `/bot{credential}/send`
+    10:9 "Host" rule: the header "Host" cannot hold a credential: it follows from the URL
+    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json
+    18:1 "name" unknown-field: there is no field `name` here
+        known are: in, part
+    23:9 "Secret" rule: "Secret" is not a part of a credential
+        use `token`, `username`, `password`, or the name of a field of the connection: a-z, 0-9 and single '-'
+    26:7 "json" rule: two parts of the credential go to the same place, this and number 3
+        numbers begin at 0; a body has one type, and a header one value
+    "#);
+    insta::assert_snapshot!(faults(&format!("credential = []\n{head}")), @r#"
+    1:1 "credential" bad-value: the credential goes to no place at all
+        leave `credential` out where requests carry none
+    "#);
+    let good =
+        r#"credential = [{ in = "header", name = "x-id", part = "client-id" }, { in = "json", name = "secret" }]"#;
+    let (manifest, _) = check(&format!("{good}\n{head}")).unwrap();
+    insta::assert_json_snapshot!(manifest.credential, @r#"
+    [
+      {
+        "in": "header",
+        "name": "x-id",
+        "prefix": "",
+        "part": "client-id"
+      },
+      {
+        "in": "json",
+        "name": "secret"
+      }
+    ]
+    "#);
+}
+
+#[test]
 fn every_fault_is_told_at_once_with_its_place() {
     insta::assert_snapshot!(faults(
         r#"name = "Git_Hub"
@@ -154,7 +221,7 @@ title = ""
     7:8 "ftp://api.github.com" rule: the URL has another scheme than https
         write for example `https://api.example.com` or `https://api.example.com/v1`
     8:17 "yes" wrong-type: `true` or `false` is wanted here, and this is of type string
-    11:7 "heading" bad-value: `heading` is not one of: header, query, basic
+    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json
     16:17 "get" rule: the method "get" is not a word in capitals
         write `GET`
     16:35 "ap" rule: there is no endpoint "ap"

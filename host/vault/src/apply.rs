@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -20,7 +21,7 @@ use url::Url;
 
 use crate::{
     credential::Live,
-    place::{self, Placed},
+    place::{self, Draft, Payload, Placed},
     redact::{RedactionCount, Redactor, Scrubber},
     vault::Vault,
     wire::{Wire, WireBody, WireError, WireLimits, WireRequest, WireResponse},
@@ -61,6 +62,7 @@ struct Outgoing {
 struct Ready {
     url: Url,
     headers: HeaderMap,
+    body: Payload,
     placed: Placed,
 }
 
@@ -69,7 +71,8 @@ struct CredentialUse {
     /// The connection as it was when the rules were checked.
     permitted: ConnectionFacts,
     scopes: Vec<String>,
-    placement: Placement,
+    placements: Vec<Placement>,
+    path_mark: Option<Range<usize>>,
 }
 
 impl Vault {
@@ -81,17 +84,21 @@ impl Vault {
     /// permit was given so that the permit would not be given now: [`Reason::ConnectionWrongProvider`],
     /// [`Reason::HostNotAllowed`] or [`Reason::InsufficientScope`]. Nothing was sent then.
     pub async fn apply(&self, permit: Permit, limits: WireLimits) -> Result<CredentialedRequest, SendError> {
-        let PermitParts { tenant, method, url, headers, body, connection, placement, scopes, .. } = permit.into_parts();
+        let PermitParts { tenant, method, url, headers, body, connection, placements, path_mark, scopes, .. } =
+            permit.into_parts();
         let outgoing = Outgoing { tenant, method, url, headers, limits, sends: Arc::default() };
-        let (ready, credential) = match placement {
-            None => (Ready { url: outgoing.url.clone(), headers: outgoing.headers.clone(), placed: Vec::new() }, None),
-            Some(placement) => {
+        let (ready, credential) = match placements.is_empty() {
+            true => {
+                let (url, headers) = (outgoing.url.clone(), outgoing.headers.clone());
+                (Ready { url, headers, body: Payload::of(&body), placed: Vec::new() }, None)
+            }
+            false => {
                 let permitted = connection.ok_or_else(|| {
                     SendError::new(SendErrorKind::Denied, Reason::ConnectionMissing, "the call has no connection")
                 })?;
                 let live = self.credential_for(&outgoing.tenant, &permitted.id).await?;
-                let credential = CredentialUse { permitted, scopes, placement };
-                (credential.place(&outgoing, &live)?, Some((credential, live.fingerprint)))
+                let credential = CredentialUse { permitted, scopes, placements, path_mark };
+                (credential.place(&outgoing, &body, &live)?, Some((credential, live.fingerprint)))
             }
         };
         Ok(CredentialedRequest { outgoing, body, ready, credential, vault: self.clone() })
@@ -120,9 +127,9 @@ impl CredentialedRequest {
             Body::Bytes(bytes) => Some(Body::Bytes(bytes.clone())),
             Body::Stream { .. } => None,
         };
-        let Ready { url, headers, mut placed } = ready;
+        let Ready { url, headers, body: payload, mut placed } = ready;
         let cleaner = outgoing.cleaner(&placed, &redactions);
-        let first = cleaner.exchange(wire, outgoing.request(url, headers, body)).await?;
+        let first = cleaner.exchange(wire, outgoing.request(url, headers, payload.or(body))).await?;
 
         let (StatusCode::UNAUTHORIZED, Some(again), Some((credential, used))) = (first.status, again, credential)
         else {
@@ -135,12 +142,12 @@ impl CredentialedRequest {
             return Ok(cleaner.clean(first));
         };
         drop(first);
-        let ready = credential.place(&outgoing, &live).map_err(answered)?;
+        let ready = credential.place(&outgoing, &again, &live).map_err(answered)?;
         // The first credential may come back in the second response as well.
         placed.extend(ready.placed);
         let cleaner = outgoing.cleaner(&placed, &redactions);
-        let second =
-            cleaner.exchange(wire, outgoing.request(ready.url, ready.headers, again)).await.map_err(answered)?;
+        let request = outgoing.request(ready.url, ready.headers, ready.body.or(again));
+        let second = cleaner.exchange(wire, request).await.map_err(answered)?;
         Ok(cleaner.clean(second))
     }
 }
@@ -153,11 +160,16 @@ impl fmt::Debug for CredentialedRequest {
 
 impl CredentialUse {
     /// Puts the credential into what goes out, where the permit would still be given.
-    fn place(&self, outgoing: &Outgoing, live: &Live) -> Result<Ready, SendError> {
+    fn place(&self, outgoing: &Outgoing, body: &Body, live: &Live) -> Result<Ready, SendError> {
         self.still_permits(&live.facts)?;
-        let (mut url, mut headers) = (outgoing.url.clone(), outgoing.headers.clone());
-        let placed = place::place(&self.placement, &live.material, &mut url, &mut headers)?;
-        Ok(Ready { url, headers, placed })
+        let mut draft = Draft {
+            url: outgoing.url.clone(),
+            headers: outgoing.headers.clone(),
+            body: Payload::of(body),
+            path_mark: self.path_mark.clone(),
+        };
+        let placed = place::place(&self.placements, &live.material, &live.fields, &mut draft)?;
+        Ok(Ready { url: draft.url, headers: draft.headers, body: draft.body, placed })
     }
 
     /// Refuses where what the permit was given for is no longer so.

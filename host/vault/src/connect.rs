@@ -20,13 +20,15 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyward_model::{ConnectionFacts, ConnectionId, ConnectionName, Principal, TenantId};
+use keyward_model::{
+    ConnectionFacts, ConnectionId, ConnectionName, ConnectorName, Principal, TenantId, manifest::Part,
+};
 use keyward_policy::scope::is_scope_token;
 use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
-    credential::{BasicSecret, Client, Credential, Grant},
+    credential::{BasicSecret, Client, Credential, FieldValue, Grant, Kind},
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     secret::Secret,
@@ -65,6 +67,9 @@ pub struct NewConnection {
     /// URLs that stand in place of configurable endpoints of a connector. A connection that is made again keeps those
     /// that are not named here.
     pub endpoints: BTreeMap<String, String>,
+    /// What connectors place beside the credential, by name: for example `client-id` or `developer-token`. A
+    /// connection that is made again keeps those that are not given anew.
+    pub fields: BTreeMap<String, FieldValue>,
     /// The connection to make again under its id.
     pub reconnect: Option<ConnectionId>,
 }
@@ -173,20 +178,20 @@ impl Vault {
                 "paste it without line breaks",
             ));
         }
-        let credential = match credential {
-            StaticCredential::ApiKey(secret) => Credential::ApiKey(secret),
-            StaticCredential::Bearer(secret) => Credential::Bearer(secret),
+        let kind = match credential {
+            StaticCredential::ApiKey(secret) => Kind::ApiKey(secret),
+            StaticCredential::Bearer(secret) => Kind::Bearer(secret),
             StaticCredential::Basic { username, password, secret } => {
                 let is_name = |text: &str| !text.is_empty() && !text.chars().any(|c| c == ':' || c.is_control());
                 if !username.expose_str().is_some_and(is_name) {
                     let message = "a user name is not empty and holds neither ':' nor control characters";
                     return Err(unsuitable(message, "RFC 7617 cannot carry such a name"));
                 }
-                Credential::Basic { username, password, secret }
+                Kind::Basic { username, password, secret }
             }
         };
         let scopes = wanted_scopes(provider, &new.scopes, existing.as_ref())?;
-        let made = row::Made { method, credential, granted: scopes, assumed: true, account: None, expires_at: None };
+        let made = row::Made { method, kind, granted: scopes, assumed: true, account: None, expires_at: None };
         Ok(self.keep(row::Identity::of(new), provider, made).await?.row.facts)
     }
 
@@ -217,6 +222,7 @@ impl Vault {
     /// What a new one takes over of it comes from a row that was opened: the seal vouches for it. Of a row that was
     /// altered nothing is taken over, and so it cannot be made again.
     async fn existing(&self, new: &mut NewConnection, provider: &Provider) -> Result<Option<Existing>, VaultError> {
+        check_fields(&new.fields)?;
         let Some(id) = &new.reconnect else {
             return match self.store.connection_id(&new.tenant, &new.name).await? {
                 Some(_) => Err(crate::store::StoreError::NameTaken(new.name.to_string()).into()),
@@ -224,8 +230,8 @@ impl Vault {
             };
         };
         let Opened { row, credential } = self.opened(&new.tenant, id).await?;
-        let grant = match credential {
-            Credential::Grant(grant) => Some(grant),
+        let grant = match credential.kind {
+            Kind::Grant(grant) => Some(grant),
             _ => None,
         };
         let existing = Existing { facts: row.facts, grant };
@@ -243,6 +249,25 @@ impl Vault {
 
 fn unsuitable(message: &str, hint: &str) -> VaultError {
     ConnectionError::Unsuitable { message: message.to_owned(), hint: Some(hint.to_owned()) }.into()
+}
+
+/// Names are those of ids, but not those of the credential's own parts; values are what a request can carry.
+fn check_fields(fields: &BTreeMap<String, FieldValue>) -> Result<(), VaultError> {
+    for (name, value) in fields {
+        if name.parse::<ConnectorName>().is_err() || !matches!(Part::from(name.clone()), Part::Field(_)) {
+            let hint = "use a-z, 0-9 and single '-', and neither token, username nor password";
+            return Err(unsuitable(&format!("{name:?} is not a name for a field"), hint));
+        }
+        let text = match value {
+            FieldValue::Open(text) => Some(text.as_str()),
+            FieldValue::Secret(secret) => secret.expose_str(),
+        };
+        if !text.is_some_and(|text| !text.is_empty() && !text.chars().any(char::is_control)) {
+            let message = format!("the field {name} is empty or holds characters that no request can carry");
+            return Err(unsuitable(&message, "paste it without line breaks"));
+        }
+    }
+    Ok(())
 }
 
 fn unusable(provider: &Provider, message: String) -> ConnectionError {

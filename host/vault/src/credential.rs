@@ -2,7 +2,7 @@
 //!
 //! The sealed form is JSON of [`Credential`]; it is wiped as soon as it is sealed or read. Open facts ([`ConnectionFacts`]) rest beside it and hold nothing of this.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyward_model::{ConnectionFacts, TenantId};
 use serde::{Deserialize, Serialize};
@@ -23,8 +23,51 @@ use crate::{
 
 /// The credential of one connection.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Credential {
+    pub(crate) kind: Kind,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) fields: Fields,
+}
+
+/// What was named beside it when the connection was made, for connectors that place more than one part.
+pub(crate) type Fields = BTreeMap<String, Field>;
+
+/// One of these.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Field {
+    #[serde(with = "text")]
+    pub(crate) value: Secret,
+    /// Whether it is taken out of what comes back.
+    pub(crate) is_secret: bool,
+}
+
+/// A field as it is given.
+#[derive(Debug)]
+pub enum FieldValue {
+    /// For everybody to see in what comes back, for example a client id.
+    Open(String),
+    /// Taken out of what comes back, for example a developer token.
+    Secret(Secret),
+}
+
+impl From<FieldValue> for Field {
+    fn from(given: FieldValue) -> Self {
+        match given {
+            FieldValue::Open(text) => Self { value: Secret::from(text), is_secret: false },
+            FieldValue::Secret(value) => Self { value, is_secret: true },
+        }
+    }
+}
+
+/// The field of a connection by OAuth 2.0 that is there unasked: the client's id.
+const CLIENT_ID: &str = "client-id";
+
+/// What it is mainly.
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Credential {
+pub(crate) enum Kind {
     /// Tokens of an authorization server.
     Grant(Box<Grant>),
     /// An API key.
@@ -134,6 +177,7 @@ pub(crate) struct Tokens {
 pub(crate) struct Live {
     pub(crate) facts: ConnectionFacts,
     pub(crate) material: Material,
+    pub(crate) fields: Fields,
     /// Names the credential without showing it; `credential_after_refusal` compares it.
     pub(crate) fingerprint: [u8; 32],
 }
@@ -149,13 +193,22 @@ pub(crate) enum Material {
 impl Credential {
     /// What goes into a request; `None` while there are no tokens.
     pub(crate) fn material(&self) -> Option<Material> {
-        Some(match self {
-            Self::Grant(grant) => Material::Token(grant.tokens.as_ref()?.access.duplicate()),
-            Self::ApiKey(secret) | Self::Bearer(secret) => Material::Token(secret.duplicate()),
-            Self::Basic { username, password, secret } => {
+        Some(match &self.kind {
+            Kind::Grant(grant) => Material::Token(grant.tokens.as_ref()?.access.duplicate()),
+            Kind::ApiKey(secret) | Kind::Bearer(secret) => Material::Token(secret.duplicate()),
+            Kind::Basic { username, password, secret } => {
                 Material::Basic { username: username.duplicate(), password: password.duplicate(), secret: *secret }
             }
         })
+    }
+
+    /// The fields that go into a request.
+    pub(crate) fn into_fields(self) -> Fields {
+        let mut fields = self.fields;
+        if let Kind::Grant(grant) = self.kind {
+            fields.entry(CLIENT_ID.to_owned()).or_insert_with(|| FieldValue::Open(grant.client.id).into());
+        }
+        fields
     }
 }
 

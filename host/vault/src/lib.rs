@@ -57,7 +57,7 @@ pub use connect::{
     AuthorizationStart, ClientRegistration, Connected, ConnectionError, NewConnection, RevokeReport, StaticCredential,
     TestOutcome, TestReport,
 };
-pub use credential::BasicSecret;
+pub use credential::{BasicSecret, FieldValue};
 pub use error::VaultError;
 pub use harden::harden_process;
 pub use provider::{Catalogue, CatalogueError, ConnectionMethod, Provider, Source, UnknownMethod};

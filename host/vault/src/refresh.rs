@@ -39,7 +39,7 @@ pub(crate) use turns::Turns;
 
 use crate::{
     connect::{ConnectionError, Opened},
-    credential::{Credential, Grant, GrantKind, Live, Tokens},
+    credential::{Grant, GrantKind, Kind, Live, Tokens},
     error::VaultError,
     oauth,
     store::{Lease, StoreError},
@@ -129,8 +129,8 @@ impl Vault {
         if self.fingerprint(&opened) != Some(*used) {
             return self.live(tenant, id).await.map(Some);
         }
-        match &opened.credential {
-            Credential::Grant(grant) if grant.can_refresh() => self.refreshed(tenant, id, Wanted::Other(*used)).await,
+        match &opened.credential.kind {
+            Kind::Grant(grant) if grant.can_refresh() => self.refreshed(tenant, id, Wanted::Other(*used)).await,
             _ => Ok(None),
         }
     }
@@ -298,7 +298,7 @@ impl Vault {
             ConnectionState::Revoked => return dead("it was revoked"),
             ConnectionState::Active | ConnectionState::ClientRefused(_) => {}
         }
-        let Credential::Grant(grant) = &opened.credential else { return Ok(Standing::Good) };
+        let Kind::Grant(grant) = &opened.credential.kind else { return Ok(Standing::Good) };
         let Some(tokens) = &grant.tokens else { return dead("it was revoked") };
         let spread = self.fingerprint(opened).map_or(0, |fingerprint| fingerprint[0]);
         Ok(match due::standing(tokens, self.servers_time(tokens), spread) {
@@ -316,7 +316,8 @@ impl Vault {
         let facts = opened.row.facts;
         match opened.credential.material() {
             Some(material) => {
-                Ok(Live { fingerprint: material.fingerprint(&self.keyring, &facts.tenant), facts, material })
+                let fingerprint = material.fingerprint(&self.keyring, &facts.tenant);
+                Ok(Live { fingerprint, facts, material, fields: opened.credential.into_fields() })
             }
             None => Err(ConnectionError::NeedsReconnect {
                 name: facts.name.to_string(),

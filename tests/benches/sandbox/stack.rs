@@ -237,6 +237,7 @@ impl Stack {
             issuer: None,
             client: Default::default(),
             scopes: BTreeSet::from(["repo".to_owned()]),
+            fields: BTreeMap::new(),
             endpoints: BTreeMap::from([("api".to_owned(), format!("http://{authority}"))]),
             reconnect: None,
         };

@@ -37,13 +37,13 @@ pub fn rules() -> ActionRules {
             ("api".into(), endpoint("https://api.example.com/v1", true)),
             ("files".into(), endpoint("https://*.files.example.com", false)),
         ]),
-        credential: Some(Placement::Query { name: "api_key".into() }),
+        credential: vec![Placement::Query { name: "api_key".into(), part: Default::default() }],
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),
     };
     // A credential needs a provider in a file that an author writes; the rules alone do not ask for one.
     ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default())
         .or_else(|_| {
-            let manifest = Manifest { credential: None, ..manifest };
+            let manifest = Manifest { credential: Vec::new(), ..manifest };
             ActionRules::compile(&manifest, &"act".parse().unwrap(), &Operator::default())
         })
         .unwrap()

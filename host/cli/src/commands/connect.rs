@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use keyward_model::{ActionRef, ConnectionFacts, ConnectionName, manifest::Action};
 use keyward_vault::{
-    AuthorizationStart, BasicSecret, ClientRegistration, ConnectionMethod, NewConnection, Provider, Secret,
+    AuthorizationStart, BasicSecret, ClientRegistration, ConnectionMethod, FieldValue, NewConnection, Provider, Secret,
     StaticCredential,
 };
 use time::OffsetDateTime;
@@ -76,6 +76,12 @@ pub(crate) struct Arguments {
     /// A file with the key, token or password, '-' for standard input [default: KEYWARD_SECRET, or asks]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
+    /// What a connector places beside the credential, where it is not secret (repeatable)
+    #[arg(long = "field", value_name = "NAME=VALUE", value_parser = field)]
+    fields: Vec<(String, String)>,
+    /// A file with what a connector places beside the credential, where it is secret (repeatable)
+    #[arg(long = "secret-field", value_name = "NAME=FILE", value_parser = field)]
+    secret_fields: Vec<(String, String)>,
     /// A URL in the place of a configurable endpoint of a connector (repeatable)
     #[arg(long = "endpoint", value_name = "NAME=URL", value_parser = endpoint)]
     endpoints: Vec<(String, String)>,
@@ -110,6 +116,13 @@ fn endpoint(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn field(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write <name>=<value>, with the name of a field that the connector's manifest places".to_owned()),
+    }
+}
+
 /// Connects.
 pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(), Failure> {
     let output = context.output;
@@ -133,6 +146,7 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
         client: ClientRegistration::default(),
         scopes: scopes_of(context, &base, &arguments, provider, existing.as_ref()).await?,
         endpoints: endpoints_of(&base, &arguments)?,
+        fields: fields_of(&arguments).await?,
         reconnect: existing.as_ref().map(|facts| facts.id),
     };
     // What is asked of the person comes before the passphrase, and both before anything is sent.
@@ -306,6 +320,23 @@ async fn scopes_of(
         }
     }
     Ok(scopes::asked(given, &granted, &actions, provider))
+}
+
+/// What connectors place beside the credential.
+async fn fields_of(arguments: &Arguments) -> Result<BTreeMap<String, FieldValue>, Failure> {
+    let mut all = BTreeMap::new();
+    let mut given = |name: &str, value| match all.insert(name.to_owned(), value) {
+        None => Ok(()),
+        Some(_) => Err(Failure::new(Exit::Usage, "field-twice", format!("the field {name} is given twice"))),
+    };
+    for (name, value) in &arguments.fields {
+        given(name, FieldValue::Open(value.clone()))?;
+    }
+    for (name, file) in &arguments.secret_fields {
+        let file = PathBuf::from(file);
+        given(name, FieldValue::Secret(secrets::from_file(name, &file).await?))?;
+    }
+    Ok(all)
 }
 
 fn endpoints_of(base: &Base, arguments: &Arguments) -> Result<BTreeMap<String, String>, Failure> {

@@ -167,13 +167,13 @@ async fn check(context: &Context, base: &Base, arguments: CheckArguments) -> Res
         "path_template": permit.path_template(),
         "scopes": permit.scopes(),
         "connection": connection.map(|connection| &connection.name),
-        "credential": permit.placement().is_some(),
+        "credential": !permit.placements().is_empty(),
         "redirects": permit.redirects(),
     });
     context.output.result(&document, || {
         let none = || "none".to_owned();
-        let credential = match (connection, permit.placement()) {
-            (Some(connection), Some(_)) => format!("of the connection {}", connection.name),
+        let credential = match (connection, permit.placements()) {
+            (Some(connection), [_, ..]) => format!("of the connection {}", connection.name),
             _ => none(),
         };
         let scopes = if permit.scopes().is_empty() { none() } else { permit.scopes().join(" ") };

@@ -101,7 +101,11 @@ fn manifest() -> Manifest {
                 Endpoint { url: "https://files.github.com".into(), configurable: true, credential: false },
             ),
         ]),
-        credential: Some(Placement::Header { name: "authorization".into(), prefix: "Bearer ".into() }),
+        credential: vec![Placement::Header {
+            name: "authorization".into(),
+            prefix: "Bearer ".into(),
+            part: Default::default(),
+        }],
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),
     }
 }
@@ -190,6 +194,7 @@ async fn connect(vault: &Vault, urls: [String; 2], token: &str, reconnect: Optio
         client: Default::default(),
         scopes: ["repo".to_owned()].into(),
         endpoints: BTreeMap::from([("api".into(), api), ("files".into(), files)]),
+        fields: BTreeMap::new(),
         reconnect,
     };
     let token = StaticCredential::Bearer(Secret::from(token.to_owned()));

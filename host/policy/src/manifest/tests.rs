@@ -26,7 +26,8 @@ fn every_fault_is_found_with_its_place() {
     manifest
         .endpoints
         .insert("worse".into(), Endpoint { url: "ftp://x".into(), configurable: false, credential: true });
-    manifest.credential = Some(Placement::Header { name: "host".into(), prefix: String::new() });
+    manifest.credential =
+        vec![Placement::Header { name: "host".into(), prefix: String::new(), part: Default::default() }];
     let action = manifest.actions.get_mut(&"get-issue".parse().unwrap()).unwrap();
     action.title = " x".into();
     action.requests[0].method = "get".into();
@@ -85,7 +86,7 @@ fn manifest_without_actions_is_refused() {
 #[test]
 fn credential_query_name_may_not_be_listed() {
     let mut manifest = github();
-    manifest.credential = Some(Placement::Query { name: "page".into() });
+    manifest.credential = vec![Placement::Query { name: "page".into(), part: Default::default() }];
     assert_eq!(paths(&check_manifest(&manifest)), ["actions.get-issue.requests.1.query.0"]);
 }
 
@@ -101,4 +102,23 @@ fn rules_are_compiled_for_declared_and_sound_actions_alone() {
     assert_eq!(compile(&manifest, "close-issue"), Err(vec!["actions.close-issue.requests.0.path".to_owned()]));
     // A fault in one action does not stop the others.
     assert_eq!(compile(&manifest, "get-issue"), Ok(()));
+}
+
+#[test]
+fn mark_stands_in_every_path_where_the_credential_goes_and_in_no_other() {
+    let faults = |path: &str, placed: bool, carries: bool| {
+        let mut manifest = github();
+        if placed {
+            manifest.credential = vec![Placement::Path { part: Default::default() }];
+        }
+        manifest.endpoints.values_mut().for_each(|endpoint| endpoint.credential = carries);
+        manifest.actions.values_mut().flat_map(|action| &mut action.requests).for_each(|rule| rule.path = path.into());
+        check_manifest(&manifest).len()
+    };
+    assert_eq!(faults("/bot{credential}/x", true, true), 0);
+    assert_eq!(faults("/x", false, true), 0);
+    assert_eq!(faults("/x", true, false), 0);
+    assert_eq!(faults("/x", true, true), 3);
+    assert_eq!(faults("/bot{credential}/x", false, true), 3);
+    assert_eq!(faults("/bot{credential}/x", true, false), 3);
 }

@@ -1,7 +1,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::result_large_err, reason = "the permit in the other variant is larger still")]
 
-use keyward_model::{Body, SendError, SendErrorKind};
+use keyward_model::{Body, SendError, SendErrorKind, manifest::Action};
 
 use super::*;
 use crate::{
@@ -45,7 +45,7 @@ fn permit_tells_what_allowed_it() {
     assert_eq!(parts.path_template, "/repos/{owner}/{repo}/issues/{number}");
     assert_eq!(parts.scopes, ["public_repo", "read:user"]);
     assert_eq!(parts.connection, Some(connection));
-    assert!(matches!(parts.placement, Some(Placement::Header { .. })));
+    assert!(matches!(parts.placements[..], [Placement::Header { .. }]));
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn rule_is_looked_for_before_scope_so_that_nobody_asks_for_a_scope_in_vain() {
 fn connector_without_a_provider_goes_without_the_connection() {
     let mut manifest = github();
     manifest.provider = None;
-    manifest.credential = None;
+    manifest.credential = Vec::new();
     let permit = authorize(&compile(&manifest, "get-issue"), &connection(&[]), request("GET", ISSUE)).unwrap();
     assert_eq!(permit.into_parts().connection, None);
 }
@@ -176,7 +176,7 @@ fn unknown_endpoint_and_endpoint_of_many_hosts_have_no_paths() {
 #[test]
 fn credential_query_parameter_is_refused_whatever_the_rule_allows() {
     let mut manifest = github();
-    manifest.credential = Some(Placement::Query { name: "api_key".into() });
+    manifest.credential = vec![Placement::Query { name: "api_key".into(), part: Default::default() }];
     manifest.actions.values_mut().for_each(|action| action.requests[0].query = vec!["*".into()]);
     let rules = compile(&manifest, "get-issue");
     let pair = |name: &str| GuestRequest { query: vec![(name.into(), "x".into())], ..request("GET", ISSUE) };
@@ -273,4 +273,79 @@ fn message_holds_neither_query_values_nor_header_values() {
     let headers = vec![("x-a".into(), b"canary\n".to_vec())];
     let denial = authorize(&rules("get-issue"), &connection(&[]), GuestRequest { headers, ..request("GET", ISSUE) });
     assert!(!format!("{:?}", denial.unwrap_err()).contains("canary"));
+}
+
+/// A connector that puts the credential into the path, as Telegram wants it, and one of its parts into a header.
+fn telegram() -> Manifest {
+    let mut manifest = github();
+    let id = Placement::Header { name: "client-id".into(), prefix: String::new(), part: "client-id".to_owned().into() };
+    manifest.credential = vec![id, Placement::Path { part: Default::default() }];
+    manifest.endpoints.retain(|name, _| name == "api");
+    let action = manifest.actions.remove(&"get-issue".parse().unwrap()).unwrap();
+    let rule = |path: &str| keyward_model::manifest::RequestRule { path: path.into(), ..action.requests[0].clone() };
+    let requests = vec![rule("/bot{credential}/{method}"), rule("/file/bot{credential}/{path+}")];
+    manifest.actions = BTreeMap::from([("get-issue".parse().unwrap(), Action { requests, ..action })]);
+    manifest
+}
+
+#[test]
+fn place_in_the_path_is_the_one_of_the_template_whatever_else_the_guest_writes() {
+    const MARK: &str = "%7Bcredential%7D";
+    let (manifest, connection) = (telegram(), connection(&[]));
+    assert_eq!(crate::check_manifest(&manifest), []);
+    let rules = compile(&manifest, "get-issue");
+    for (path, start) in [
+        (format!("/bot{MARK}/sendMessage"), "https://api.github.com/bot"),
+        (format!("/bot{MARK}/{MARK}"), "https://api.github.com/bot"),
+        (format!("/file/bot{MARK}/a/bot{MARK}/b"), "https://api.github.com/file/bot"),
+    ] {
+        let parts = authorize(&rules, &connection, request("GET", &path)).unwrap().into_parts();
+        assert_eq!(parts.path_mark, Some(start.len()..start.len() + MARK.len()), "{path}");
+        assert_eq!(&parts.url.as_str()[parts.path_mark.unwrap()], MARK);
+        assert!(parts.path_template.contains("bot{credential}/"));
+    }
+    for path in ["/bot123/sendMessage", "/x/%7Bcredential%7D", "/bot%7Bcredential%7Dx/send", "/file/%7Bcredential%7D/x"]
+    {
+        let denial = authorize(&rules, &connection, request("GET", path)).unwrap_err();
+        assert_eq!(denial.reason, Reason::PathNotAllowed, "{path}");
+    }
+    let own = connection_with_base();
+    let parts = authorize(&rules, &own, request("GET", &format!("/bot{MARK}/send"))).unwrap().into_parts();
+    assert_eq!(&parts.url.as_str()[..parts.path_mark.unwrap().start], "https://git.example.com/%7Bcredential%7D/bot");
+}
+
+/// With a server of its own whose base path reads as the mark.
+fn connection_with_base() -> ConnectionFacts {
+    let endpoints = BTreeMap::from([("api".to_owned(), "https://git.example.com/%7Bcredential%7D".to_owned())]);
+    ConnectionFacts { endpoints, ..connection(&[]) }
+}
+
+#[test]
+fn header_of_any_part_belongs_to_the_host() {
+    let mut asked = request("GET", "/bot%7Bcredential%7D/send");
+    asked.headers = vec![("Client_Id".into(), b"mine".to_vec())];
+    let denial = authorize(&compile(&telegram(), "get-issue"), &connection(&[]), asked).unwrap_err();
+    assert_eq!(denial.reason, Reason::HeaderForbidden);
+}
+
+#[test]
+fn field_of_the_host_in_a_body_is_denied() {
+    let mut manifest = github();
+    manifest.credential = vec![Placement::Json { name: "secret".into(), part: Default::default() }];
+    let rules = compile(&manifest, "close-issue");
+    let send = |body: &'static str| {
+        let headers = vec![("content-type".to_owned(), b"application/json".to_vec())];
+        let asked = GuestRequest { headers, body: Body::Bytes(body.into()), ..request("PATCH", ISSUE) };
+        authorize(&rules, &connection(&["repo"]), asked).map(|_| ()).map_err(|denial| denial.reason)
+    };
+    assert_eq!(send(r#"{"state": "closed"}"#), Ok(()));
+    assert_eq!(send(r#"{"state": "closed", "Secret": "mine"}"#), Err(Reason::BodyNotAllowed));
+}
+
+#[test]
+fn hint_for_a_path_with_the_mark_has_the_mark() {
+    let denial =
+        authorize(&compile(&telegram(), "get-issue"), &connection(&[]), request("GET", "/v2/bot%7Bcredential%7D/x"));
+    let hint = denial.unwrap_err().hint.unwrap();
+    assert!(hint.contains("path = \"/{id}/bot{credential}/x\""), "{hint}");
 }

@@ -12,7 +12,7 @@ fn make(url: Url) -> PermitParts {
         headers: HeaderMap::new(),
         body: Body::Empty,
         connection: None,
-        placement: None,
+        placements: Vec::new(),
         path_template: String::new(),
         scopes: Vec::new(),
     }

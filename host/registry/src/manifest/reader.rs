@@ -147,6 +147,11 @@ impl<'t, 'de> Node<'t, 'de> {
         Some((0..array.len()).filter_map(|index| Some(read(&self.element(array, index)?, faults))).collect())
     }
 
+    /// Whether it is a list.
+    pub(super) fn is_list(&self) -> bool {
+        self.value.as_array().is_some()
+    }
+
     /// A list of texts.
     pub(super) fn texts(&self, faults: &mut Faults) -> Option<Vec<String>> {
         self.list(faults, |node, faults| node.text(faults).unwrap_or_default())

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use keyward_model::{
     ActionName, GuestRequest, Target,
-    manifest::{Action, Endpoint, Manifest, RequestRule},
+    manifest::{Action, Endpoint, Manifest, Part, RequestRule},
 };
 use keyward_policy::{ActionRules, Operator};
 use serde_json::json;
 
 use super::*;
 use crate::{
-    connect::StaticCredential,
-    credential::BasicSecret,
+    connect::{NewConnection, StaticCredential},
+    credential::{BasicSecret, FieldValue},
     oauth::fake::{Fault, World, new_connection},
     secret::Secret,
     wire::WireParts,
@@ -85,15 +85,18 @@ impl Wire for Api {
 }
 
 fn bearer() -> Placement {
-    Placement::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned() }
+    Placement::Header { name: "authorization".to_owned(), prefix: "Bearer ".to_owned(), part: Part::Token }
 }
 
 /// The rules of a connector for `provider` with one action, which needs the scope `read`.
-fn rules(provider: &str, placement: Option<Placement>, scopes: &[&str]) -> ActionRules {
+fn rules(provider: &str, placements: impl IntoIterator<Item = Placement>, scopes: &[&str]) -> ActionRules {
+    let placements: Vec<_> = placements.into_iter().collect();
+    let is_path = |placement: &Placement| matches!(placement, Placement::Path { .. });
+    let path = if placements.iter().any(is_path) { "/k-{credential}/items/{id}" } else { "/items/{id}" };
     let rule = |method: &str| RequestRule {
         method: method.to_owned(),
         endpoint: "api".to_owned(),
-        path: "/items/{id}".to_owned(),
+        path: path.to_owned(),
         query: vec!["page".to_owned()],
         redirects: false,
     };
@@ -114,9 +117,9 @@ fn rules(provider: &str, placement: Option<Placement>, scopes: &[&str]) -> Actio
         version: "1.0.0".to_owned(),
         title: "Test".to_owned(),
         description: String::new(),
-        provider: placement.is_some().then(|| provider.to_owned()),
+        provider: (!placements.is_empty()).then(|| provider.to_owned()),
         endpoints: BTreeMap::from([("api".to_owned(), endpoint)]),
-        credential: placement,
+        credential: placements,
         actions: BTreeMap::from([(name.clone(), action)]),
     };
     ActionRules::compile(&manifest, &name, &Operator::default()).unwrap()
@@ -165,8 +168,8 @@ async fn read(response: CleanResponse) -> (Vec<u8>, Option<SendError>, u64) {
 async fn credential_goes_where_the_manifest_says_and_the_rest_as_it_was() {
     let world = World::new().await;
     let facts = static_connection(&world, StaticCredential::ApiKey(secret("canary-key-1"))).await;
-    let key = Placement::Query { name: "key".to_owned() };
-    let custom = Placement::Header { name: "X-Api-Key".to_owned(), prefix: String::new() };
+    let key = Placement::Query { name: "key".to_owned(), part: Part::Token };
+    let custom = Placement::Header { name: "X-Api-Key".to_owned(), prefix: String::new(), part: Part::Token };
     for (placement, url, header) in [
         (bearer(), "https://api.example/v1/items/1?page=2", Some(("authorization", "Bearer canary-key-1"))),
         (custom, "https://api.example/v1/items/1?page=2", Some(("x-api-key", "canary-key-1"))),
@@ -186,6 +189,53 @@ async fn credential_goes_where_the_manifest_says_and_the_rest_as_it_was() {
             None => assert!(!sent.headers.contains_key("authorization")),
         }
     }
+}
+
+#[tokio::test]
+async fn every_part_goes_to_its_place_and_comes_back_from_none() {
+    let world = World::new().await;
+    let developer = FieldValue::Secret(secret("canary-developer"));
+    let fields = BTreeMap::from([("developer-token".to_owned(), developer)]);
+    let facts = world.connect_as(NewConnection { fields, ..new_connection("oidc", &["read"]) }).await;
+    let of = |part: &str| Part::from(part.to_owned());
+    let places = [
+        bearer(),
+        Placement::Header { name: "client-id".to_owned(), prefix: String::new(), part: of("client-id") },
+        Placement::Cookie { name: "c".to_owned(), part: of("developer-token") },
+        Placement::Path { part: Part::Token },
+        Placement::Json { name: "secret".to_owned(), part: of("developer-token") },
+    ];
+    let rules = rules("oidc", places, &["read"]);
+    let ask = || {
+        let request = GuestRequest {
+            method: "POST".to_owned(),
+            target: Target::Endpoint { endpoint: "api".to_owned(), path: "/k-%7Bcredential%7D/items/1".to_owned() },
+            query: Vec::new(),
+            headers: vec![("content-type".to_owned(), b"application/json".to_vec())],
+            body: Body::Bytes(r#"{"a":1}"#.into()),
+        };
+        rules.authorize(&facts.tenant, Some(&facts), request).unwrap()
+    };
+    let echo: Vec<Result<&[u8], _>> = vec![Ok(br#"k-test-at-2 test-at-1 canary-developer test-client"#)];
+    let api = Api::answering([status(401), Answer::Response(200, vec![], echo)]);
+    let response = world.vault.apply(ask(), LIMITS).await.unwrap().send(&api).await.unwrap();
+    for (sent, token) in api.requests().iter().zip(["test-at-1", "test-at-2"]) {
+        assert_eq!(sent.url.as_str(), format!("https://api.example/v1/k-{token}/items/1"));
+        assert_eq!(sent.headers["authorization"], format!("Bearer {token}"));
+        assert_eq!(
+            (&sent.headers["client-id"], &sent.headers["cookie"]),
+            (&"test-client".parse().unwrap(), &"c=canary-developer".parse().unwrap())
+        );
+        assert!(matches!(&sent.body, Body::Bytes(bytes) if bytes == r#"{"secret":"canary-developer","a":1}"#));
+    }
+    assert_eq!(read(response).await.0, b"k-[redacted] [redacted] [redacted] test-client");
+
+    // Without the credential nothing is filled in.
+    let api = Api::answering([status(200)]);
+    world.vault.apply(ask().without_credential(), LIMITS).await.unwrap().send(&api).await.unwrap();
+    let sent = api.requests().pop().unwrap();
+    assert_eq!(sent.url.as_str(), "https://api.example/v1/k-%7Bcredential%7D/items/1");
+    assert!(matches!(&sent.body, Body::Bytes(bytes) if bytes == r#"{"a":1}"#));
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use super::{
     unusable, wanted_scopes,
 };
 use crate::{
-    credential::{Client, Credential, Endpoints, Grant, GrantKind, from_json},
+    credential::{Client, Endpoints, Grant, GrantKind, Kind, from_json},
     error::VaultError,
     oauth::{Ask, Outgoing, about_token, fetch, same_issuer, token_request},
     provider::{ClientAuthentication, ConnectionMethod, Provider},
@@ -60,7 +60,7 @@ impl Vault {
 
         let code = code(provider, &pending, &parameters)?;
         let (identity, made) = self.exchange_code(provider, pending, &code).await?;
-        let lasts = made.credential.grant().is_some_and(Grant::can_refresh);
+        let lasts = matches!(&made.kind, Kind::Grant(grant) if grant.can_refresh());
         let facts = self.keep_and_ask(provider, identity, made).await?;
         Ok(Connected { ends_at: facts.expires_at.filter(|_| !lasts), facts })
     }
@@ -290,7 +290,7 @@ fn made(provider: &Provider, mut grant: Grant, reply: Reply, account: Option<Str
         GrantKind::ClientCredentials => ConnectionMethod::ClientCredentials,
     };
     grant.tokens = Some(reply.tokens);
-    Made { method, credential: Credential::Grant(Box::new(grant)), granted, assumed, account, expires_at }
+    Made { method, kind: Kind::Grant(Box::new(grant)), granted, assumed, account, expires_at }
 }
 
 /// The scopes that an access token itself tells, where it is a JSON Web Token (RFC 9068 section 2.2.3; `scp` is the

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use super::{ConnectionError, NewConnection};
 use crate::{
-    credential::Credential,
+    credential::{Credential, Field, Fields, Kind},
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     store::{ConnectionRow, Lease, StoreError},
@@ -33,19 +33,27 @@ pub(super) struct Identity {
     pub(super) owner: Option<Principal>,
     pub(super) endpoints: BTreeMap<String, String>,
     pub(super) reconnect: Option<ConnectionId>,
+    pub(super) fields: Fields,
 }
 
 impl Identity {
     pub(super) fn of(new: NewConnection) -> Self {
-        let NewConnection { tenant, principal, name, owner, endpoints, reconnect, .. } = new;
-        Self { tenant, principal, name, owner, endpoints, reconnect }
+        let NewConnection { tenant, principal, name, owner, endpoints, reconnect, fields, .. } = new;
+        let fields = fields.into_iter().map(|(name, value)| (name, value.into())).collect();
+        Self { tenant, principal, name, owner, endpoints, reconnect, fields }
+    }
+}
+
+impl Field {
+    fn duplicate(&self) -> Self {
+        Self { value: self.value.duplicate(), is_secret: self.is_secret }
     }
 }
 
 /// What came of connecting.
 pub(super) struct Made {
     pub(super) method: ConnectionMethod,
-    pub(super) credential: Credential,
+    pub(super) kind: Kind,
     pub(super) granted: BTreeSet<String>,
     pub(super) assumed: bool,
     pub(super) account: Option<String>,
@@ -80,25 +88,26 @@ impl Vault {
                 row_version: 1,
             };
             let audit = self.record(&facts, &identity.principal, "created", None);
+            let credential = Credential { kind: made.kind, fields: identity.fields };
             for _ in 0..ATTEMPTS {
-                let sealed = self.seal_credential(&facts, &made.credential).await?;
+                let sealed = self.seal_credential(&facts, &credential).await?;
                 let row = ConnectionRow { facts: facts.clone(), sealed, refresh: None };
                 match self.store.insert_connection(&row, &audit).await {
                     Err(StoreError::KeyGone) => self.keyring.reload(&*self.store).await?,
                     result => {
                         result?;
                         self.rows.put(&row);
-                        return Ok(Opened { row, credential: made.credential });
+                        return Ok(Opened { row, credential });
                     }
                 }
             }
             return Err(VaultError::Contended { attempts: ATTEMPTS });
         };
-        let mut credential = made.credential;
+        let mut kind = made.kind;
         for _ in 0..ATTEMPTS {
-            let Some(mut row) = self.store.connection(&identity.tenant, &id).await? else {
-                return Err(ConnectionError::Unknown(id.to_string()).into());
-            };
+            let Opened { mut row, credential: Credential { mut fields, .. } } =
+                self.read(&identity.tenant, &id).await?;
+            fields.extend(identity.fields.iter().map(|(name, field)| (name.clone(), field.duplicate())));
             row.refresh = None;
             row.facts = ConnectionFacts {
                 method: made.method.as_str().to_owned(),
@@ -110,10 +119,10 @@ impl Vault {
                 expires_at: made.expires_at,
                 ..row.facts
             };
-            let mut opened = Opened { row, credential };
+            let mut opened = Opened { row, credential: Credential { kind, fields } };
             let audit = self.record(&opened.row.facts, &identity.principal, "reconnected", None);
             match self.write(&mut opened, None, Some(&audit)).await {
-                Err(VaultError::Store(StoreError::Conflict)) => credential = opened.credential,
+                Err(VaultError::Store(StoreError::Conflict)) => kind = opened.credential.kind,
                 result => return result.map(|()| opened),
             }
         }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{ConnectionError, Opened};
 use crate::{
-    credential::{Credential, Grant, Live, Material},
+    credential::{Grant, Kind, Live, Material},
     error::VaultError,
     oauth::{Fetched, Outgoing, fetch},
     provider::{BasicEncoding, ConnectionMethod, Provider},
@@ -80,8 +80,8 @@ impl Vault {
             answer = self.ask(&other).await?;
         }
         let mut opened = self.opened(tenant, id).await?;
-        let refresh_token_expires_at = match &opened.credential {
-            Credential::Grant(grant) => grant.tokens.as_ref().and_then(|tokens| tokens.refresh_expires_at),
+        let refresh_token_expires_at = match &opened.credential.kind {
+            Kind::Grant(grant) => grant.tokens.as_ref().and_then(|tokens| tokens.refresh_expires_at),
             _ => None,
         };
         let (outcome, detail) = self.note(&mut opened, answer).await?;

@@ -446,6 +446,29 @@ async fn pasted_secret_is_kept_as_it_is() {
 }
 
 #[tokio::test]
+async fn fields_that_are_not_given_anew_stay() {
+    let world = World::new().await;
+    let open = |text: &str| FieldValue::Open(text.to_owned());
+    let connect = async |fields: Vec<(&str, FieldValue)>, reconnect| {
+        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let new = NewConnection { fields, reconnect, ..new_connection("http", &[]) };
+        world.vault.connect_static(new, StaticCredential::ApiKey(Secret::from("test-key".to_owned()))).await
+    };
+    let secret = FieldValue::Secret(Secret::from("test-developer".to_owned()));
+    let facts = connect(vec![("client-id", open("one")), ("developer-token", secret)], None).await.unwrap();
+    connect(vec![("client-id", open("two"))], Some(facts.id)).await.unwrap();
+    let live = world.vault.credential_for(&facts.tenant, &facts.id).await.unwrap();
+    let kept: Vec<_> =
+        live.fields.iter().map(|(name, field)| (name.as_str(), field.value.expose_str(), field.is_secret)).collect();
+    assert_eq!(kept, [("client-id", Some("two"), false), ("developer-token", Some("test-developer"), true)]);
+
+    for (name, value) in [("Client", "a"), ("token", "a"), ("password", "a"), ("a", ""), ("a", "b\n")] {
+        let error = failure(connect(vec![(name, open(value))], Some(facts.id)).await);
+        assert!(matches!(error, ConnectionError::Unsuitable { .. }), "{name} {value:?}");
+    }
+}
+
+#[tokio::test]
 async fn secret_that_no_request_can_carry_is_refused() {
     let world = World::new().await;
     let basic = |username: &str, password: &str, secret| StaticCredential::Basic {

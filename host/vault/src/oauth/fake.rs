@@ -205,6 +205,7 @@ pub(crate) fn new_connection(provider: &str, scopes: &[&str]) -> NewConnection {
             secret: Some(Secret::from(CLIENT_SECRET.to_owned())),
         },
         scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        fields: BTreeMap::new(),
         endpoints: BTreeMap::new(),
         reconnect: None,
     }

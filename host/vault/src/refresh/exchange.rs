@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{Turn, Wanted};
 use crate::{
     connect::{ConnectionError, Opened, scope_parameter},
-    credential::{Client, Credential, Grant, GrantKind, Live},
+    credential::{Client, Credential, Grant, GrantKind, Kind, Live},
     error::VaultError,
     oauth::{self, Ask},
     provider::Provider,
@@ -335,16 +335,16 @@ impl Vault {
 impl Credential {
     /// The grant, where the credential is one.
     pub(crate) fn grant(&self) -> Option<&Grant> {
-        match self {
-            Self::Grant(grant) => Some(grant),
+        match &self.kind {
+            Kind::Grant(grant) => Some(grant),
             _ => None,
         }
     }
 
     /// The grant, to be changed.
     pub(crate) fn grant_mut(&mut self) -> Option<&mut Grant> {
-        match self {
-            Self::Grant(grant) => Some(grant),
+        match &mut self.kind {
+            Kind::Grant(grant) => Some(grant),
             _ => None,
         }
     }

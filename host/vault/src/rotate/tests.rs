@@ -216,6 +216,7 @@ async fn process_that_knows_only_a_removed_key_seals_again_and_loses_nothing() {
         client: ClientRegistration::default(),
         scopes: BTreeSet::new(),
         endpoints: Default::default(),
+        fields: Default::default(),
         reconnect: None,
     };
     let canary = || StaticCredential::Bearer(Secret::from("canary".to_owned()));
