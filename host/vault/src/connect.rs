@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
-    credential::{BasicSecret, Client, Credential, FieldValue, Grant, Kind},
+    credential::{BasicSecret, Client, FieldValue, Grant, Kind},
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     secret::Secret,
