@@ -26,7 +26,7 @@ fuzz_target!(|input: Input| {
     let (mut method, mut url, mut left, mut hops) = ("PUT".to_owned(), start.clone(), false, 0);
     for (status, location) in input.hops {
         let status = 300 + status % 12;
-        let Ok(Some(hop)) = journey.follow(&method.parse().unwrap(), &url, None, status, Some(&location)) else {
+        let Ok(Some(hop)) = journey.follow(&method.parse().unwrap(), &url, &[], status, Some(&location)) else {
             return;
         };
         hops += 1;
