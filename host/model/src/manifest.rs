@@ -117,6 +117,13 @@ pub enum Placement {
         #[serde(default, skip_serializing_if = "Part::is_token")]
         part: Part,
     },
+    /// As an AWS Signature Version 4 in the header `Authorization`, with the keys of the connection.
+    AwsSigv4 {
+        /// The region of the credential's scope, for example `eu-central-1`.
+        region: String,
+        /// The service of the credential's scope, for example `s3`.
+        service: String,
+    },
 }
 
 /// What stands in a path template, and in the path that a guest asks for, where the host puts a part of the credential.

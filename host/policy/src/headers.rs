@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use keyward_model::{Reason, manifest::Placement};
 
-use crate::{error::Refusal, host::cut};
+use crate::{error::Refusal, host::cut, placement::sets_header};
 
 /// The most headers of a request.
 const MAX_HEADERS: usize = 100;
@@ -92,9 +92,7 @@ pub(crate) fn check(headers: Vec<(String, Vec<u8>)>, placements: &[Placement]) -
             )
             .hint("leave the header out"));
         }
-        let is_own =
-            |placement: &Placement| matches!(placement, Placement::Header { name: own, .. } if same_name(own, &name));
-        if placements.iter().any(is_own) {
+        if placements.iter().any(|placement| sets_header(placement, &name)) {
             return Err(Refusal::new(
                 Reason::HeaderForbidden,
                 format!("the header {:?} is where the host places the credential", cut(&name)),
@@ -166,6 +164,14 @@ mod tests {
             ["Authorization", "aUTHORIZATION", "Host", "Accept-Encoding", "Transfer-Encoding", "X-Api-Key", "x_api_key"]
         {
             assert_eq!(one(name, b"x").unwrap_err().reason, Reason::HeaderForbidden, "{name}");
+        }
+    }
+
+    #[test]
+    fn headers_that_a_signature_brings_belong_to_the_host() {
+        let aws = [Placement::AwsSigv4 { region: "eu-central-1".into(), service: "s3".into() }];
+        for (name, expected) in [("X-Amz-Date", false), ("x_amz_content_sha256", false), ("x-amz-acl", true)] {
+            assert_eq!(check(vec![(name.to_owned(), b"x".to_vec())], &aws).is_ok(), expected, "{name}");
         }
     }
 

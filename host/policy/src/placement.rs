@@ -74,8 +74,24 @@ fn check_one(placement: &Placement) -> Result<(), (&'static str, RuleError)> {
         Placement::Json { name, .. } => plain(name, "the name of a member", "-._~$").map_err(name_fault),
         // A token by RFC 6265 section 4.1.1.
         Placement::Cookie { name, .. } => plain(name, "the name of a cookie", "!#$%&'*+-.^_`|~").map_err(name_fault),
+        Placement::AwsSigv4 { region, service } => scope("region", region).and(scope("service", service)),
         Placement::Basic | Placement::Path { .. } => Ok(()),
     }
+}
+
+/// A word of a credential's scope in AWS Signature Version 4.
+fn scope(key: &'static str, word: &str) -> Result<(), (&'static str, RuleError)> {
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if !word.is_empty() && word.len() <= 64 && word.bytes().all(is_plain) {
+        return Ok(());
+    }
+    Err((key, RuleError::new(format!("{:?} is not the name of a {key}", cut(word))).hint("use a-z, 0-9 and '-'")))
+}
+
+/// Whether the header is one of those that the host sets for the placement, in any spelling that a server may take for
+/// it.
+pub(crate) fn sets_header(placement: &Placement, name: &str) -> bool {
+    headers(placement).iter().any(|own| same_name(own.name(), name))
 }
 
 fn plain(name: &str, what: &str, others: &str) -> Result<(), RuleError> {
@@ -96,15 +112,18 @@ fn part(placement: &Placement) -> Option<&Part> {
         | Placement::Path { part }
         | Placement::Form { part, .. }
         | Placement::Json { part, .. } => Some(part),
-        Placement::Basic => None,
+        Placement::Basic | Placement::AwsSigv4 { .. } => None,
     }
 }
 
 /// Whether the one would take the place of the other, or a server could take the one for the other.
 fn are_one(a: &Placement, b: &Placement) -> bool {
-    if let (Some(a), Some(b)) = (header(a), header(b)) {
-        let cookies = matches!((&a, &b), (Header::Cookie(a), Header::Cookie(b)) if !a.eq_ignore_ascii_case(b));
-        return same_name(a.name(), b.name()) && !cookies;
+    let is_one = |a: &Header<'_>, b: &Header<'_>| match (a, b) {
+        (Header::Cookie(a), Header::Cookie(b)) => a.eq_ignore_ascii_case(b),
+        _ => same_name(a.name(), b.name()),
+    };
+    if headers(a).iter().any(|a| headers(b).iter().any(|b| is_one(a, b))) {
+        return true;
     }
     match (a, b) {
         (Placement::Query { name: a, .. }, Placement::Query { name: b, .. })
@@ -116,6 +135,7 @@ fn are_one(a: &Placement, b: &Placement) -> bool {
     }
 }
 
+/// A header that the host sets.
 enum Header<'a> {
     Whole(&'a str),
     Cookie(&'a str),
@@ -130,13 +150,16 @@ impl Header<'_> {
     }
 }
 
-/// The header that it goes to.
-fn header(placement: &Placement) -> Option<Header<'_>> {
+/// The headers that it goes to.
+fn headers(placement: &Placement) -> Vec<Header<'_>> {
     match placement {
-        Placement::Header { name, .. } => Some(Header::Whole(name)),
-        Placement::Basic => Some(Header::Whole("authorization")),
-        Placement::Cookie { name, .. } => Some(Header::Cookie(name)),
-        _ => None,
+        Placement::Header { name, .. } => vec![Header::Whole(name)],
+        Placement::Basic => vec![Header::Whole("authorization")],
+        Placement::Cookie { name, .. } => vec![Header::Cookie(name)],
+        Placement::AwsSigv4 { .. } => {
+            ["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"].map(Header::Whole).into()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -144,6 +167,8 @@ fn header(placement: &Placement) -> Option<Header<'_>> {
 #[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
+
+    const AWS: &str = r#"{"in": "aws-sigv4", "region": "eu-central-1", "service": "s3"}"#;
 
     fn read(text: &str) -> Placement {
         serde_json::from_str(text).unwrap()
@@ -170,6 +195,7 @@ mod tests {
             r#"{"in": "form", "name": "client_secret", "part": "username"}"#,
             r#"{"in": "json", "name": "secret"}"#,
             r#"{"in": "basic"}"#,
+            r#"{"in": "aws-sigv4", "region": "eu-central-1", "service": "s3"}"#,
         ] {
             assert_eq!(one(text), Ok(()), "{text}");
         }
@@ -192,6 +218,8 @@ mod tests {
             (r#"{"in": "json", "name": "é"}"#, "name"),
             (r#"{"in": "cookie", "name": "a;b"}"#, "name"),
             (r#"{"in": "cookie", "name": "a=b"}"#, "name"),
+            (r#"{"in": "aws-sigv4", "region": "", "service": "s3"}"#, "region"),
+            (r#"{"in": "aws-sigv4", "region": "eu-central-1", "service": "s3/x"}"#, "service"),
         ] {
             assert_eq!(one(text), Err(key), "{text}");
         }
@@ -212,6 +240,10 @@ mod tests {
             (r#"{"in": "basic"}"#, r#"{"in": "header", "name": "Client-Id"}"#, false),
             (r#"{"in": "json", "name": "a"}"#, r#"{"in": "json", "name": "b"}"#, false),
             (r#"{"in": "query", "name": "a"}"#, r#"{"in": "form", "name": "a"}"#, false),
+            (AWS, r#"{"in": "basic"}"#, true),
+            (AWS, r#"{"in": "header", "name": "X-Amz-Date"}"#, true),
+            (AWS, AWS, true),
+            (AWS, r#"{"in": "header", "name": "X-Amz-Target"}"#, false),
         ] {
             let faults = check(&[read(a), read(b)]);
             assert_eq!(faults.first().map(|(index, ..)| *index), same.then_some(1), "{a} {b}");

@@ -220,6 +220,7 @@ fn placement_text(placement: &Placement) -> String {
         Placement::Path { part } => of(part, format!("in the path as {PATH_MARK}")),
         Placement::Form { name, part } => of(part, format!("in the form as {name}")),
         Placement::Json { name, part } => of(part, format!("in the JSON body as {name}")),
+        Placement::AwsSigv4 { region, service } => format!("as an AWS signature for {service} in {region}"),
     }
 }
 
@@ -288,6 +289,10 @@ mod tests {
                 r#"[{ in = "header", name = "Authorization", prefix = "Bearer " }, { in = "cookie", name = "id", part = "client-id" }]"#,
             ),
             (r#"prefix = "Bearer ""#, r#"prefix = "Bearer ", part = "password""#),
+            (
+                r#"in = "header", name = "Authorization", prefix = "Bearer ""#,
+                r#"in = "aws-sigv4", region = "eu-central-1", service = "s3""#,
+            ),
             (r#"provider = "shop""#, r#"provider = "bank""#),
             (r#"["read"], ["admin"]"#, r#"["read"], ["admin"], ["write"]"#),
             (r#"["read"], ["admin"]"#, r#"["read", "write"]"#),

@@ -174,17 +174,17 @@ fn placements(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Placement>
 }
 
 /// The kinds of places.
-const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json"];
+const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4"];
 
 fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
     let mut fields = node.fields(faults)?;
     let kind = fields.required("in", faults, |node, faults| one_of(node, PLACES, faults))?;
     let name = match kind {
-        "basic" | "path" => String::new(),
+        "basic" | "path" | "aws-sigv4" => String::new(),
         _ => fields.required("name", faults, Node::text).unwrap_or_default(),
     };
     let part = match kind {
-        "basic" => Part::Token,
+        "basic" | "aws-sigv4" => Part::Token,
         _ => fields.optional("part", faults, Node::text).map(Part::from).unwrap_or_default(),
     };
     let read = match kind {
@@ -197,6 +197,10 @@ fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
         "path" => Placement::Path { part },
         "form" => Placement::Form { name, part },
         "json" => Placement::Json { name, part },
+        "aws-sigv4" => Placement::AwsSigv4 {
+            region: fields.required("region", faults, Node::text).unwrap_or_default(),
+            service: fields.required("service", faults, Node::text).unwrap_or_default(),
+        },
         _ => Placement::Basic,
     };
     fields.close(faults);

@@ -17,6 +17,7 @@ use keyward_model::{
     request::Body,
 };
 use keyward_policy::{Permit, PermitParts};
+use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
@@ -98,7 +99,10 @@ impl Vault {
                 })?;
                 let live = self.credential_for(&outgoing.tenant, &permitted.id).await?;
                 let credential = CredentialUse { permitted, scopes, placements, path_mark };
-                (credential.place(&outgoing, &body, &live)?, Some((credential, live.fingerprint)))
+                (
+                    credential.place(&outgoing, &body, &live, self.clock.now().wall)?,
+                    Some((credential, live.fingerprint)),
+                )
             }
         };
         Ok(CredentialedRequest { outgoing, body, ready, credential, vault: self.clone() })
@@ -142,7 +146,7 @@ impl CredentialedRequest {
             return Ok(cleaner.clean(first));
         };
         drop(first);
-        let ready = credential.place(&outgoing, &again, &live).map_err(answered)?;
+        let ready = credential.place(&outgoing, &again, &live, vault.clock.now().wall).map_err(answered)?;
         // The first credential may come back in the second response as well.
         placed.extend(ready.placed);
         let cleaner = outgoing.cleaner(&placed, &redactions);
@@ -160,7 +164,7 @@ impl fmt::Debug for CredentialedRequest {
 
 impl CredentialUse {
     /// Puts the credential into what goes out, where the permit would still be given.
-    fn place(&self, outgoing: &Outgoing, body: &Body, live: &Live) -> Result<Ready, SendError> {
+    fn place(&self, outgoing: &Outgoing, body: &Body, live: &Live, now: OffsetDateTime) -> Result<Ready, SendError> {
         self.still_permits(&live.facts)?;
         let mut draft = Draft {
             url: outgoing.url.clone(),
@@ -168,7 +172,7 @@ impl CredentialUse {
             body: Payload::of(body),
             path_mark: self.path_mark.clone(),
         };
-        let placed = place::place(&self.placements, &live.material, &live.fields, &mut draft)?;
+        let placed = place::place(&self.placements, &live.material, &live.fields, (&outgoing.method, now), &mut draft)?;
         Ok(Ready { url: draft.url, headers: draft.headers, body: draft.body, placed })
     }
 

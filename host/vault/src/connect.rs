@@ -28,7 +28,7 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
-    credential::{BasicSecret, Client, FieldValue, Grant, Kind},
+    credential::{AwsKeys, BasicSecret, Client, FieldValue, Grant, Kind},
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     secret::Secret,
@@ -108,6 +108,15 @@ pub enum StaticCredential {
     },
     /// A token (RFC 6750).
     Bearer(Secret),
+    /// An access key of AWS, which signs requests.
+    AwsKeys {
+        /// The access key id, which is not secret.
+        access_key_id: String,
+        /// The secret access key.
+        secret_access_key: Secret,
+        /// The session token, where the key is a temporary one.
+        session_token: Option<Secret>,
+    },
 }
 
 /// What is known of a connection that is made again.
@@ -168,6 +177,9 @@ impl Vault {
                 (ConnectionMethod::Basic, *secret == BasicSecret::Username, password)
             }
             StaticCredential::Bearer(secret) => (ConnectionMethod::Bearer, false, secret),
+            StaticCredential::AwsKeys { secret_access_key, .. } => {
+                (ConnectionMethod::AwsKeys, false, secret_access_key)
+            }
         };
         let provider = self.provider_for(&new.provider, method)?;
         let existing = self.existing(&mut new, provider).await?;
@@ -181,6 +193,17 @@ impl Vault {
         let kind = match credential {
             StaticCredential::ApiKey(secret) => Kind::ApiKey(secret),
             StaticCredential::Bearer(secret) => Kind::Bearer(secret),
+            StaticCredential::AwsKeys { access_key_id, secret_access_key, session_token } => {
+                let is_id = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+                let is_carried = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+                let token_is_carried =
+                    session_token.as_ref().is_none_or(|token| token.expose_str().is_some_and(is_carried));
+                if !is_id(&access_key_id) || !token_is_carried {
+                    let message = "the access key id or the session token is none";
+                    return Err(unsuitable(message, "an id has letters and digits; paste both without line breaks"));
+                }
+                Kind::AwsKeys(AwsKeys { access_key_id, secret_access_key, session_token })
+            }
             StaticCredential::Basic { username, password, secret } => {
                 let is_name = |text: &str| !text.is_empty() && !text.chars().any(|c| c == ':' || c.is_control());
                 if !username.expose_str().is_some_and(is_name) {

@@ -82,6 +82,21 @@ pub(crate) enum Kind {
     },
     /// A token that a person pasted.
     Bearer(#[serde(with = "text")] Secret),
+    /// Keys that sign for AWS.
+    AwsKeys(AwsKeys),
+}
+
+/// An access key of AWS.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AwsKeys {
+    /// It is not secret.
+    pub(crate) access_key_id: String,
+    #[serde(with = "text")]
+    pub(crate) secret_access_key: Secret,
+    /// With a temporary key.
+    #[serde(with = "optional_text")]
+    pub(crate) session_token: Option<Secret>,
 }
 
 /// Which part of user name and password is secret.
@@ -188,6 +203,8 @@ pub(crate) enum Material {
     Token(Secret),
     /// User name and password.
     Basic { username: Secret, password: Secret, secret: BasicSecret },
+    /// What signs it.
+    Aws(AwsKeys),
 }
 
 impl Credential {
@@ -199,6 +216,11 @@ impl Credential {
             Kind::Basic { username, password, secret } => {
                 Material::Basic { username: username.duplicate(), password: password.duplicate(), secret: *secret }
             }
+            Kind::AwsKeys(keys) => Material::Aws(AwsKeys {
+                access_key_id: keys.access_key_id.clone(),
+                secret_access_key: keys.secret_access_key.duplicate(),
+                session_token: keys.session_token.as_ref().map(Secret::duplicate),
+            }),
         })
     }
 
@@ -216,7 +238,9 @@ impl Material {
     /// A keyed fingerprint, the same as long as the secret is.
     pub(crate) fn fingerprint(&self, keyring: &Keyring, tenant: &TenantId) -> [u8; 32] {
         match self {
-            Self::Token(secret) => keyring.fingerprint(tenant, "credential", secret.expose()),
+            Self::Token(secret) | Self::Aws(AwsKeys { secret_access_key: secret, .. }) => {
+                keyring.fingerprint(tenant, "credential", secret.expose())
+            }
             Self::Basic { username, password, .. } => {
                 let pair = Zeroizing::new([username.expose(), b":", password.expose()].concat());
                 keyring.fingerprint(tenant, "credential", &pair)

@@ -3,12 +3,14 @@
 //! Whatever stands there is taken out first. What is put in is never looked at again for anything to
 //! replace, and holds no control character, so it cannot end a header or begin another.
 
+mod sign;
+
 use std::{ops::Range, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Method,
     header::{AUTHORIZATION, CONTENT_TYPE, COOKIE},
 };
 use keyward_model::{
@@ -16,6 +18,7 @@ use keyward_model::{
     manifest::{PATH_MARK, Part, Placement},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
+use time::OffsetDateTime;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -26,7 +29,7 @@ use crate::{
 };
 
 /// Everything but the unreserved characters of RFC 3986 section 2.3.
-const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+pub(crate) const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What went into the request: the secrets and their rendered forms, to be searched in what comes back.
 pub(crate) type Placed = Vec<Arc<Zeroizing<Vec<u8>>>>;
@@ -74,7 +77,8 @@ struct Value<'a> {
 }
 
 /// Puts the parts of the credential where `placements` say. What they ask of the request (a type of body that one can
-/// be placed in, a mark in the path) the permit has seen to.
+/// be placed in, a mark in the path) the permit has seen to. What signs the request comes last, and its method and the
+/// time go into it.
 ///
 /// # Errors
 /// [`Reason::CredentialUnplaceable`] where the connection holds another kind of credential than the
@@ -83,6 +87,7 @@ pub(crate) fn place(
     placements: &[Placement],
     material: &Material,
     fields: &Fields,
+    (method, now): (&Method, OffsetDateTime),
     draft: &mut Draft,
 ) -> Result<Placed, SendError> {
     let mut placed = Placed::new();
@@ -102,6 +107,8 @@ pub(crate) fn place(
                 set_query(draft, name, text);
             }
             Placement::Basic => placed.extend(set_basic(material, &mut draft.headers)?),
+            // Below, when everything else is in its place.
+            Placement::AwsSigv4 { .. } => {}
             Placement::Path { part: of } => {
                 let secret = part(of)?;
                 set_path(draft, secret)?;
@@ -119,6 +126,14 @@ pub(crate) fn place(
     }
     if !members.is_empty() {
         set_members(&members, draft)?;
+    }
+    for placement in placements {
+        if let Placement::AwsSigv4 { region, service } = placement {
+            let Material::Aws(keys) = material else {
+                return Err(unplaceable("the connector signs with an access key of AWS, and the connection has none"));
+            };
+            placed.extend(sign::sign_aws((region, service), keys, method, now, draft)?);
+        }
     }
     Ok(placed)
 }
@@ -147,13 +162,11 @@ fn part_of<'a>(
             }
         },
         (Part::Username | Part::Password, _) => {
-            return Err(unplaceable(
-                "the connector asks for a user name or a password, and the connection holds a token",
-            ));
+            return Err(unplaceable("the connector asks for a user name or a password, and the connection holds none"));
         }
         (Part::Token, _) => {
             return Err(unplaceable(
-                "the connector asks for a token, and the connection holds a user name and a password",
+                "the connector asks for a token, and the connection holds another kind of credential",
             ));
         }
     };
@@ -167,7 +180,7 @@ fn part_of<'a>(
 /// User name and password by RFC 7617.
 fn set_basic(material: &Material, headers: &mut HeaderMap) -> Result<Placed, SendError> {
     let Material::Basic { username, password, secret } = material else {
-        return Err(unplaceable("the connector asks for a user name and a password, and the connection holds a token"));
+        return Err(unplaceable("the connector asks for a user name and a password, and the connection holds none"));
     };
     let parts = secret.parts(username, password).into_iter().map(Secret::expose);
     let (username, password) = (username.expose(), password.expose());
@@ -202,24 +215,24 @@ impl BasicSecret {
     }
 }
 
-fn copy(secret: &[u8]) -> Arc<Zeroizing<Vec<u8>>> {
+pub(crate) fn copy(secret: &[u8]) -> Arc<Zeroizing<Vec<u8>>> {
     Arc::new(Zeroizing::new(secret.to_vec()))
 }
 
-fn unplaceable(message: impl Into<String>) -> SendError {
+pub(crate) fn unplaceable(message: impl Into<String>) -> SendError {
     SendError::new(SendErrorKind::ReconnectRequired, Reason::CredentialUnplaceable, message)
         .hint("connect again with a credential of the kind that the connector asks for, without line ends")
 }
 
 /// Refuses control characters (RFC 7617 section 2, RFC 9110 section 5.5).
-fn check(what: &str, value: &[u8]) -> Result<(), SendError> {
+pub(crate) fn check(what: &str, value: &[u8]) -> Result<(), SendError> {
     match value.iter().any(u8::is_ascii_control) {
         true => Err(unplaceable(format!("the {what} holds a control character"))),
         false => Ok(()),
     }
 }
 
-fn set_header(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) -> Result<(), SendError> {
+pub(crate) fn set_header(headers: &mut HeaderMap, name: HeaderName, value: &[u8]) -> Result<(), SendError> {
     let mut value = HeaderValue::from_bytes(value)
         .map_err(|_| unplaceable("the credential holds characters that a header cannot carry"))?;
     // Keeps it out of `Debug` output and of HTTP/2's compression table.
@@ -413,7 +426,13 @@ mod tests {
         draft.headers.insert("authorization", "Bearer guest".parse().unwrap());
         draft.headers.append("x-api-key", "guest".parse().unwrap());
         draft.headers.append("x-api-key", "guest too".parse().unwrap());
-        let secrets = place(std::slice::from_ref(placement), material, &fields(), &mut draft)?;
+        let secrets = place(
+            std::slice::from_ref(placement),
+            material,
+            &fields(),
+            (&Method::GET, OffsetDateTime::UNIX_EPOCH),
+            &mut draft,
+        )?;
         Ok((draft.url, draft.headers, secrets))
     }
 
@@ -483,6 +502,7 @@ mod tests {
             (header("no such header", ""), token("canary-token")),
             (cookie("key", "username"), token("canary-token")),
             (json("key", "canary"), token("canary-token")),
+            (Placement::AwsSigv4 { region: "r".to_owned(), service: "s".to_owned() }, token("canary-token")),
             (header("authorization", "Bearer "), basic("canary", "canary-password")),
             (query("key"), token("canary\ttoken")),
             (query("key"), basic("canary", "canary-password")),
@@ -507,7 +527,9 @@ mod tests {
         };
         let developer = Placement::Query { name: "dev".to_owned(), part: "developer-token".to_owned().into() };
         let all = [header("authorization", "Bearer "), id, developer];
-        let secrets = place(&all, &token("canary-token"), &fields(), &mut draft).unwrap();
+        let secrets =
+            place(&all, &token("canary-token"), &fields(), (&Method::GET, OffsetDateTime::UNIX_EPOCH), &mut draft)
+                .unwrap();
         assert_eq!(draft.headers["authorization"], "Bearer canary-token");
         assert_eq!(draft.headers["client-id"], "open-client-id");
         assert_eq!(draft.url.as_str(), "https://x.test/p?dev=canary-developer");
@@ -515,7 +537,8 @@ mod tests {
 
         let pair = [form("user", "username"), form("pass", "password")];
         let material = basic("open-name", "canary-password");
-        let secrets = place(&pair, &material, &fields(), &mut draft).unwrap();
+        let secrets =
+            place(&pair, &material, &fields(), (&Method::GET, OffsetDateTime::UNIX_EPOCH), &mut draft).unwrap();
         assert_eq!(shown(&secrets), ["canary-password"]);
     }
 
@@ -540,7 +563,7 @@ mod tests {
         let mut draft = draft("https://x.test/p");
         draft.headers.insert("cookie", "guest=1".parse().unwrap());
         let all = [cookie("session", "token"), cookie("app", "client-id")];
-        place(&all, &token("canary=token"), &fields(), &mut draft).unwrap();
+        place(&all, &token("canary=token"), &fields(), (&Method::GET, OffsetDateTime::UNIX_EPOCH), &mut draft).unwrap();
         let values: Vec<_> = draft.headers.get_all("cookie").iter().collect();
         assert_eq!(values, ["session=canary=token; app=open-client-id"]);
         assert!(values[0].is_sensitive());
@@ -570,13 +593,23 @@ mod tests {
             if let Some(before) = before {
                 draft.body = Payload::Bytes(before.into());
             }
-            place(&places, &token("canary\" token"), &fields(), &mut draft).unwrap();
+            place(&places, &token("canary\" token"), &fields(), (&Method::GET, OffsetDateTime::UNIX_EPOCH), &mut draft)
+                .unwrap();
             let Body::Bytes(bytes) = draft.body.or(Body::Empty) else { panic!("no bytes") };
             assert_eq!(std::str::from_utf8(&bytes).unwrap(), after);
             // A body of the guest's has its own.
             assert_eq!(draft.headers.contains_key("content-type"), before.is_none());
         }
         let mut streamed = Draft { body: Payload::Stream, ..draft("https://x.test/p") };
-        assert!(place(&[json("key", "token")], &token("canary-token"), &fields(), &mut streamed).is_err());
+        assert!(
+            place(
+                &[json("key", "token")],
+                &token("canary-token"),
+                &fields(),
+                (&Method::GET, OffsetDateTime::UNIX_EPOCH),
+                &mut streamed
+            )
+            .is_err()
+        );
     }
 }

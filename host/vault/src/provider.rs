@@ -108,11 +108,14 @@ pub enum ConnectionMethod {
     Basic,
     /// A token that the provider's pages hand out (RFC 6750).
     Bearer,
+    /// An access key of AWS.
+    AwsKeys,
 }
 
 impl ConnectionMethod {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Oauth2, Self::ClientCredentials, Self::ApiKey, Self::Basic, Self::Bearer];
+    pub const ALL: [Self; 6] =
+        [Self::Oauth2, Self::ClientCredentials, Self::ApiKey, Self::Basic, Self::Bearer, Self::AwsKeys];
 
     /// The word for it in files and in [`keyward_model::ConnectionFacts::method`].
     pub fn as_str(self) -> &'static str {
@@ -122,6 +125,7 @@ impl ConnectionMethod {
             Self::ApiKey => "api-key",
             Self::Basic => "basic",
             Self::Bearer => "bearer",
+            Self::AwsKeys => "aws-keys",
         }
     }
 }
@@ -141,7 +145,7 @@ impl FromStr for ConnectionMethod {
 
 /// The text names no way to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a method is one of oauth2, client-credentials, api-key, basic, bearer")]
+#[error("a method is one of oauth2, client-credentials, api-key, basic, bearer, aws-keys")]
 pub struct UnknownMethod;
 
 /// The authorization endpoint and what it wants to be sent.

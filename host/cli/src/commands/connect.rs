@@ -73,6 +73,12 @@ pub(crate) struct Arguments {
     /// The password, where only the user name is secret [default: empty]
     #[arg(long, value_name = "TEXT")]
     public_password: Option<String>,
+    /// The access key id, for the method aws-keys
+    #[arg(long, value_name = "ID")]
+    access_key_id: Option<String>,
+    /// A file with the session token, for the method aws-keys with a temporary key
+    #[arg(long, value_name = "FILE")]
+    session_token_file: Option<PathBuf>,
     /// A file with the key, token or password, '-' for standard input [default: KEYWARD_SECRET, or asks]
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
@@ -162,7 +168,7 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
             let _spinner = output.spinner(format!("Asking {} for a token", provider.title()));
             vault.connect_client_credentials(NewConnection { client, ..new }).await?
         }
-        ConnectionMethod::ApiKey | ConnectionMethod::Basic | ConnectionMethod::Bearer => {
+        ConnectionMethod::ApiKey | ConnectionMethod::Basic | ConnectionMethod::Bearer | ConnectionMethod::AwsKeys => {
             let credential = credential(output, &arguments, method).await?;
             base.unlock(context).await?.vault.connect_static(new, credential).await?
         }
@@ -261,6 +267,7 @@ fn method_of(
 /// Refuses flags that the method does not use: what they say would be lost.
 fn check_flags(arguments: &Arguments, method: ConnectionMethod) -> Result<(), Failure> {
     let (pasted, named) = (!of_an_issuer(method), method == ConnectionMethod::Basic);
+    let signs = method == ConnectionMethod::AwsKeys;
     let flags = [
         ("--issuer", arguments.issuer.is_some(), pasted),
         ("--client-secret-file", arguments.client_secret_file.is_some(), pasted),
@@ -268,6 +275,8 @@ fn check_flags(arguments: &Arguments, method: ConnectionMethod) -> Result<(), Fa
         ("--username", arguments.username.is_some(), !named),
         ("--username-file", arguments.username_file.is_some(), !named),
         ("--public-password", arguments.public_password.is_some(), !named),
+        ("--access-key-id", arguments.access_key_id.is_some(), !signs),
+        ("--session-token-file", arguments.session_token_file.is_some(), !signs),
         ("--secret-is", arguments.secret_is != SecretIs::default(), !named),
     ];
     match flags.into_iter().find(|(_, given, useless)| *given && *useless) {
@@ -405,6 +414,18 @@ async fn credential(
     Ok(match method {
         ConnectionMethod::Basic => basic(output, arguments, secret).await?,
         ConnectionMethod::ApiKey => StaticCredential::ApiKey(secret("API key").await?),
+        ConnectionMethod::AwsKeys => {
+            let access_key_id = arguments.access_key_id.clone().ok_or_else(|| {
+                Failure::new(Exit::Usage, "access-key-missing", "the method aws-keys needs an access key id")
+                    .hint("give it with --access-key-id")
+            })?;
+            let session_token = match &arguments.session_token_file {
+                Some(file) => Some(secrets::from_file("session token", file).await?),
+                None => None,
+            };
+            let secret_access_key = secret("Secret access key").await?;
+            StaticCredential::AwsKeys { access_key_id, secret_access_key, session_token }
+        }
         _ => StaticCredential::Bearer(secret("Token").await?),
     })
 }
@@ -576,6 +597,8 @@ mod tests {
             (ConnectionMethod::ApiKey, &["--public-password", "x"], false),
             (ConnectionMethod::Basic, &["--secret-is", "both", "--username-file", "x"], true),
             (ConnectionMethod::Oauth2, &["--username-file", "x"], false),
+            (ConnectionMethod::AwsKeys, &["--access-key-id", "x", "--session-token-file", "y"], true),
+            (ConnectionMethod::ApiKey, &["--access-key-id", "x"], false),
         ] {
             let arguments = parse(flags).expect("the flags are known");
             assert_eq!(check_flags(&arguments, method).is_ok(), good, "{method} {flags:?}");

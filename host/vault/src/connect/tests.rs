@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use url::Url;
 
 use super::*;
+use crate::credential::Material;
 use crate::{
     oauth::fake::{CLIENT_SECRET, Fault, ISSUER, Quote, REDIRECT, World, new_connection},
     store::StoreError,
@@ -430,14 +431,25 @@ async fn pasted_secret_is_kept_as_it_is() {
             "basic",
         ),
         ("github", StaticCredential::Bearer(secret()), "bearer"),
+        (
+            "http",
+            StaticCredential::AwsKeys {
+                access_key_id: "AKIDEXAMPLE".to_owned(),
+                secret_access_key: secret(),
+                session_token: None,
+            },
+            "aws-keys",
+        ),
     ] {
         let new = NewConnection { name: method.parse().unwrap(), ..new_connection(provider, &["repo"]) };
         let facts = world.vault.connect_static(new, credential).await.unwrap();
         assert_eq!(facts.method, method);
         assert!(facts.scopes_assumed && facts.granted_scopes.contains("repo"));
         let live = world.vault.credential_for(&facts.tenant, &facts.id).await.unwrap();
-        let (crate::credential::Material::Token(kept) | crate::credential::Material::Basic { password: kept, .. }) =
-            &live.material;
+        let kept = match &live.material {
+            Material::Token(kept) | Material::Basic { password: kept, .. } => kept,
+            Material::Aws(keys) => &keys.secret_access_key,
+        };
         assert_eq!(kept.expose_str(), Some("test-key"));
         let other = world.vault.credential_after_refusal(&facts.tenant, &facts.id, &live.fingerprint).await.unwrap();
         assert!(other.is_none());
@@ -476,7 +488,15 @@ async fn secret_that_no_request_can_carry_is_refused() {
         password: Secret::from(password.to_owned()),
         secret,
     };
+    let aws = |id: &str, token: &str| StaticCredential::AwsKeys {
+        access_key_id: id.to_owned(),
+        secret_access_key: Secret::from("test-key".to_owned()),
+        session_token: Some(Secret::from(token.to_owned())),
+    };
     for credential in [
+        aws("AKID/EXAMPLE", "test-token"),
+        aws("", "test-token"),
+        aws("AKIDEXAMPLE", "test token"),
         StaticCredential::ApiKey(Secret::from(String::new())),
         StaticCredential::ApiKey(Secret::from("test-key\n".to_owned())),
         StaticCredential::Bearer(Secret::from(vec![0xff])),

@@ -24,7 +24,7 @@ async fn token(vault: &Vault, facts: &ConnectionFacts) -> Result<String, SendErr
 fn text(live: &Live) -> String {
     match &live.material {
         Material::Token(token) => token.expose_str().unwrap().to_owned(),
-        Material::Basic { .. } => panic!("a grant gives tokens"),
+        _ => panic!("a grant gives tokens"),
     }
 }
 
