@@ -406,9 +406,15 @@ impl Want {
     }
 }
 
+/// Keeps the places in the order of the text, so that every way to one is known when it is left.
 fn add(places: &mut Vec<Place>, place: Place) {
-    if !places.iter().any(|other| other.at == place.at) {
-        places.push(place);
+    match places.binary_search_by_key(&place.at, |other| other.at) {
+        Ok(index) => {
+            let other = &mut places[index];
+            other.skipped = other.skipped.min(place.skipped);
+            other.after_line_end |= place.after_line_end;
+        }
+        Err(index) => places.insert(index, place),
     }
 }
 

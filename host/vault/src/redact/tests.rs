@@ -419,3 +419,10 @@ fn text_stays_text_where_a_secret_is_taken_out() {
     let (redactor, _) = redactor(&["schlüssel-canary".as_bytes()]);
     assert_eq!(redactor.text("ä schlüssel-canary ö".to_owned()), "ä [redacted] ö");
 }
+
+/// The escape of the fold could be the secret's own, and then no line would end before the tab.
+#[test]
+fn secret_with_an_escape_of_its_own_is_found_where_its_line_is_folded() {
+    let (redactor, _) = redactor(&[br"canary-3$Z)\nAQlf"]);
+    assert_eq!(*redactor.bytes(b"a canary-3$Z)\\n\\r\\n\tAQlf b"), *b"a [redacted] b");
+}

@@ -33,16 +33,21 @@ impl Withheld {
 
     /// At most 200 printable characters of a provider's text, without the secrets.
     pub(crate) fn printable(&self, text: &str) -> String {
-        // They are dropped before the search, because one in the middle of a secret would hide it, and the text is cut
-        // behind it, because the beginning of a secret would not be found.
-        let mut plain = Zeroizing::new(String::with_capacity(text.len()));
-        plain.extend(text.chars().filter(|c| !c.is_control()));
-        let clean = self.redactor.bytes(plain.as_bytes());
-        let mut clean = String::from_utf8_lossy(&clean).into_owned();
+        // The text is cut behind the search, because the beginning of a secret would not be found. Control characters
+        // that an encoding knows may be what tells it, and any of them may stand in the middle of a secret.
+        let unfolded = self.without_control(text, &['\t', '\n', '\r']);
+        let mut clean = (*self.without_control(&unfolded, &[])).clone();
         for secret in self.short.iter().filter_map(|secret| str::from_utf8(secret).ok()) {
             clean = clean.replace(secret, &String::from_utf8_lossy(REDACTED));
         }
         clean.chars().take(200).collect()
+    }
+
+    /// The text without control characters, save `kept`, and then without the secrets.
+    fn without_control(&self, text: &str, kept: &[char]) -> Zeroizing<String> {
+        let mut plain = Zeroizing::new(String::with_capacity(text.len()));
+        plain.extend(text.chars().filter(|c| !c.is_control() || kept.contains(c)));
+        Zeroizing::new(String::from_utf8_lossy(&self.redactor.bytes(plain.as_bytes())).into_owned())
     }
 
     /// Whether a word holds one of the secrets that are too long to be there by chance.
@@ -71,6 +76,9 @@ mod tests {
             "733363722574 2f2b782d63616e617279",
             "s3cr\\u0025t\\/+x-canary",
             "s3cr%t\u{1b}/+x\n-canary",
+            "s3cr%t/\n    +x-canary",
+            "s3cr%t/\r\n\t +x-\u{1b}canary",
+            &"s3cr%t/+x-canary".bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join("\n"),
         ] {
             assert_eq!(withheld.printable(&format!("unknown: {quoted}.")), "unknown: [redacted].", "{quoted:?}");
         }
