@@ -19,6 +19,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use percent_encoding::percent_decode_str;
 use serde_json::Value;
 
 /// How many sub-schemas may be applied along one path into a value.
@@ -384,12 +385,21 @@ impl<'s> Measure<'s> {
         if self.patterns > MAX_PATTERNS { Err(SchemaError::Patterns) } else { Ok(()) }
     }
 
+    /// What a reference leads to: the place that `jsonschema` finds, which decodes the pointer (RFC 6901 section 6), and
+    /// only where it could not take the references behind it from another place than the root.
     fn target(&self, reference: &Value) -> Result<&'s Value, SchemaError> {
         let text = reference.as_str().unwrap_or_default();
-        let found = text.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
-        found.ok_or_else(|| {
-            SchemaError::Reference(format!("the reference '{}'", text.chars().take(80).collect::<String>()))
-        })
+        let refused =
+            || SchemaError::Reference(format!("the reference '{}'", text.chars().take(80).collect::<String>()));
+        let pointer = text.strip_prefix('#').ok_or_else(refused)?;
+        let pointer = percent_decode_str(pointer).decode_utf8().map_err(|_| refused())?;
+        for (end, _) in pointer.match_indices('/').skip(1).chain([(pointer.len(), "")]) {
+            let here = self.root.pointer(&pointer[..end]).ok_or_else(refused)?;
+            if end > 0 && ["$id", "id"].iter().any(|id| here.get(id).is_some_and(Value::is_string)) {
+                return Err(SchemaError::Reference("an '$id' inside of it".to_owned()));
+            }
+        }
+        self.root.pointer(&pointer).ok_or_else(refused)
     }
 }
 
@@ -570,6 +580,80 @@ mod tests {
     }
 
     #[test]
+    fn a_reference_is_measured_where_it_leads() {
+        let mut chain: Vec<_> = (0..40)
+            .map(|level| {
+                let next = json!({"$ref": format!("#/$defs/d{}", level + 1)});
+                (format!("d{level}"), json!({"anyOf": [next, {"$ref": next["$ref"], "title": "a"}]}))
+            })
+            .collect();
+        chain.push(("d40".to_owned(), json!({"type": "array"})));
+        let chain: Value = Value::Object(chain.into_iter().collect());
+        let mut encoded = json!({"$ref": "#/$defs/d%30", "$defs": chain});
+        encoded["$defs"]["d%30"] = true.into();
+        assert_eq!(cost(&encoded), Err(SchemaError::TooOften));
+        let mut elsewhere = json!({"$ref": "#/$defs/x/$defs/d0", "$defs": {"d1": true}});
+        elsewhere["$defs"]["x"] = json!({"$id": "http://x.example/", "$defs": chain});
+        assert_eq!(cost(&elsewhere), Err(SchemaError::Reference("an '$id' inside of it".to_owned())));
+    }
+
+    /// Each place has a value and a number of patterns of its own.
+    #[test]
+    fn reference_is_measured_at_the_place_that_is_applied() {
+        let names = ["d0", "d%30", "a/b", "a~1b", "a%2Fb", "ö", "%C3%B6", "~2", "", " ", "a%b", "0", "00"];
+        let place = |number: usize| json!({"const": number, "allOf": vec![json!({"pattern": "a"}); number]});
+        let mut places: serde_json::Map<_, _> =
+            names.iter().enumerate().map(|(number, name)| ((*name).to_owned(), place(number + 1))).collect();
+        let list = names.len() + 1;
+        places.insert("list".into(), json!({"prefixItems": [place(list), place(list + 1)]}));
+        let mut taken = 0;
+        for written in [
+            "d0",
+            "d%30",
+            "d%2530",
+            "a~1b",
+            "a%2Fb",
+            "a%2fb",
+            "a~01b",
+            "a%7E1b",
+            "a%7e01b",
+            "a%252Fb",
+            "%C3%B6",
+            "ö",
+            "%c3%b6",
+            "%25C3%25B6",
+            "~2",
+            "~02",
+            "%7E2",
+            "",
+            "%20",
+            " ",
+            "a%b",
+            "a%25b",
+            "%FF",
+            "0",
+            "00",
+            "list/prefixItems/0",
+            "list/prefixItems/1",
+            "list/prefixItems/01",
+            "list/prefixItems/+1",
+            "list/prefixItems/%31",
+            "list%2FprefixItems/0",
+            "list/prefixItems/2",
+            "nowhere",
+        ] {
+            let schema = json!({"$ref": format!("#/$defs/{written}"), "$defs": places});
+            let Ok(cost) = cost(&schema) else { continue };
+            let Ok(applied) = jsonschema::validator_for(&schema) else { continue };
+            taken += 1;
+            for value in 1..=list + 1 {
+                assert_eq!(applied.is_valid(&json!(value)), cost.patterns == value as u64, "{written}: {value}");
+            }
+        }
+        assert!(taken > 15, "{taken}");
+    }
+
+    #[test]
     fn a_reference_that_leaves_the_schema_is_refused() {
         for (schema, what) in [
             (json!({"$ref": "https://example.com/a"}), "the reference 'https://example.com/a'"),
@@ -580,6 +664,7 @@ mod tests {
             assert_eq!(cost(&schema), Err(SchemaError::Reference(what.to_owned())));
         }
         // A member may have any name.
+        assert!(cost(&json!({"$ref": "#/$defs/Gr%C3%B6%C3%9Fe%20~1", "$defs": {"Gr\u{f6}\u{df}e /": {}}})).is_ok());
         assert!(cost(&json!({"$id": "https://example.com/a", "properties": {"$ref": {}, "$id": {}}})).is_ok());
     }
 }
