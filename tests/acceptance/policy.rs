@@ -39,7 +39,15 @@ async fn what_the_policy_does_not_allow_is_refused_with_the_line_that_would() ->
     write(&keyward, &format!("allow = [{line}]"))?;
     let outcome = get(&keyward)?.failure(4);
     assert_eq!(outcome.error()["code"], "policy-not-accepted", "{}", outcome.stderr);
+    let record = denied(&keyward)?;
+    assert_eq!((&record["reason"], &record["event"]["event"]), (&json!("policy-denied"), &json!("call-refused")));
+    let check = ["--json", "policy", "check", "hostile.any-request", "GET", "/echo/verbatim"];
+    let outcome = keyward.run(check)?.failure(4);
+    assert_eq!(outcome.error()["code"], "policy-not-accepted", "{}", outcome.stderr);
+    let outcome = keyward.run(["doctor"])?;
+    assert!(outcome.stdout.contains("could allow more than what was agreed to"), "{}", outcome.stdout);
     keyward.run(["policy", "accept", "--yes"])?.success();
+    keyward.run(check)?.success();
     get(&keyward)?.success();
 
     // A request of the call is refused by its method, and the guest is told so.
@@ -102,6 +110,9 @@ async fn a_policy_that_cannot_be_read_stops_calls_and_shows_its_fault() -> Resul
     let outcome = keyward.run(["policy", "show"])?.failure(3);
     assert!(outcome.stderr.contains("policy.toml:2:5") && outcome.stderr.contains("conectors"), "{}", outcome.stderr);
     get(&keyward)?.failure(3);
+    let checks = keyward.run(["--json", "doctor"])?.json();
+    let policy = checks["checks"].as_array().unwrap().iter().find(|check| check["name"] == "policy").unwrap();
+    assert_eq!(policy["verdict"], "fail", "{policy}");
     assert!(echo.received().is_empty());
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use keyward_egress::{Audited, Authority, EgressError, Gate, HttpWire, WireConfig};
 use keyward_flow::{Engine, Observer};
 use keyward_model::Invoke;
-use keyward_policy::Operator;
+use keyward_policy::{Operator, OperatorPolicy};
 use keyward_registry::Registry;
 use keyward_runtime::{Runtime, RuntimeConfig};
 use keyward_store::Store;
@@ -24,9 +24,7 @@ use crate::{
     config::{Config, TrustedFile},
     directory::Directory,
     failure::{Exit, Failure},
-    files,
-    policy::Current,
-    secrets,
+    files, secrets,
 };
 
 /// Until a server has accepted the connection and ended its TLS handshake.
@@ -94,9 +92,9 @@ impl Base {
 
 impl Host {
     /// Builds the road from a guest to the network over an open vault.
-    pub(crate) async fn over(context: &Context, unlocked: Unlocked) -> Result<Self, Failure> {
+    /// `policy` is what `Current::in_force` gives.
+    pub(crate) fn over(unlocked: Unlocked, policy: OperatorPolicy) -> Result<Self, Failure> {
         let Unlocked { base: Base { config, store, registry }, wire, vault } = unlocked;
-        let policy = Current::in_force(context, &config, &store).await?;
         let operator = Operator { network: config.network.clone(), policy };
         let directory = Arc::new(Directory::new(registry, vault.clone(), operator, config.ceiling));
         let gate = Gate::new(directory.clone(), vault, wire, Arc::new(store.clone()));

@@ -8,7 +8,7 @@ use std::{
 
 use keyward_model::manifest::Limits;
 use keyward_policy::{HostPort, NetworkExceptions, PolicyHost, PrivateException};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::{
     arguments::Globals,
@@ -136,7 +136,16 @@ pub(crate) struct TrustedFile {
     /// Its certificates, PEM.
     pub(crate) file: PathBuf,
     /// The hosts, as in `policy.toml`.
+    #[serde(deserialize_with = "some_hosts")]
     pub(crate) hosts: Vec<PolicyHost>,
+}
+
+fn some_hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<PolicyHost>, D::Error> {
+    let hosts = Vec::deserialize(deserializer)?;
+    if hosts.is_empty() {
+        return Err(D::Error::custom("an authority without hosts vouches for nobody: name them, or leave it out"));
+    }
+    Ok(hosts)
 }
 
 #[derive(Debug, Default, Deserialize)]

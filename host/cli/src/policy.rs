@@ -53,16 +53,22 @@ impl Current {
     /// allow more does not hold.
     pub(crate) async fn in_force(context: &Context, config: &Config, store: &Store) -> Result<OperatorPolicy, Failure> {
         let current = Self::read(config, store).await?;
-        if !current.difference.widening.is_empty() {
-            let message = format!("{} could allow more than what was agreed to", config.policy().display());
-            return Err(Failure::new(Exit::Denied, "policy-not-accepted", message)
-                .hint("`keyward policy show` tells what changes, and `keyward policy accept` takes it")
-                .detail("difference", serde_json::json!(current.difference)));
-        }
+        current.check_accepted(config)?;
         if !current.difference.is_empty() {
             current.accept(context, store, "narrowed").await?;
         }
         Ok(current.policy)
+    }
+
+    /// Fails where the file could allow more than what was agreed to.
+    pub(crate) fn check_accepted(&self, config: &Config) -> Result<(), Failure> {
+        if self.difference.widening.is_empty() {
+            return Ok(());
+        }
+        let message = format!("{} could allow more than what was agreed to", config.policy().display());
+        Err(Failure::new(Exit::Denied, "policy-not-accepted", message)
+            .hint("`keyward policy show` tells what changes, and `keyward policy accept` takes it")
+            .detail("difference", serde_json::json!(self.difference)))
     }
 
     /// Agrees to the file as it is.

@@ -7,6 +7,9 @@ use futures_core::Stream;
 
 use crate::error::SendError;
 
+/// What stands in the place of a secret that a server repeats.
+pub const REDACTED: &str = "[redacted]";
+
 /// Chunks of a body; an error ends it.
 pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, SendError>> + Send>>;
 

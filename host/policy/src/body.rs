@@ -6,14 +6,14 @@
 use std::fmt;
 
 use http::{
-    HeaderMap, Method,
+    HeaderMap, HeaderName, Method,
     header::{CONTENT_ENCODING, CONTENT_TYPE},
 };
 use keyward_model::{Body, Reason, manifest::Placement};
 use percent_encoding::percent_decode_str;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::{error::Refusal, host::cut, query::may_read_as};
+use crate::{error::Refusal, headers::same_name, host::cut, query::may_read_as};
 
 /// The longest body in which the host places anything, bytes.
 const MAX_BODY: usize = 8 << 20;
@@ -36,15 +36,8 @@ pub(crate) fn check(
     headers: &HeaderMap,
     body: &Body,
 ) -> Result<(), Refusal> {
-    let kind = placements.iter().find_map(|placement| match placement {
-        Placement::Form { .. } => Some(Kind::Form),
-        Placement::Json { .. } => Some(Kind::Json),
-        _ => None,
-    });
-    let Some(kind) = kind else { return Ok(()) };
-    if *method == Method::GET || *method == Method::HEAD {
-        return Err(refusal(format!("a {method} request has no body, and the host places the credential there")));
-    }
+    let Some(kind) = kind(placements) else { return Ok(()) };
+    check_method(placements, method)?;
     let bytes: &[u8] = match body {
         Body::Empty => &[],
         Body::Bytes(bytes) => bytes,
@@ -69,6 +62,23 @@ pub(crate) fn check(
     }
 }
 
+fn kind(placements: &[Placement]) -> Option<Kind> {
+    placements.iter().find_map(|placement| match placement {
+        Placement::Form { .. } => Some(Kind::Form),
+        Placement::Json { .. } => Some(Kind::Json),
+        _ => None,
+    })
+}
+
+/// Checks that requests with this method have a body, where the credential goes there.
+pub(crate) fn check_method(placements: &[Placement], method: &Method) -> Result<(), Refusal> {
+    if kind(placements).is_none() || !matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    Err(refusal(format!("a {method} request has no body, and the host places the credential there"))
+        .hint("let the request be one with a body, or name an endpoint with `credential = false`"))
+}
+
 /// Whether some server reads both names of members as one: without letter case, as Go does.
 pub(crate) fn is_same_member(a: &str, b: &str) -> bool {
     let fold = |name: &str| name.to_uppercase().to_lowercase();
@@ -89,6 +99,13 @@ fn check_type(kind: &Kind, headers: &HeaderMap, is_empty: bool) -> Result<(), Re
         Kind::Form => "application/x-www-form-urlencoded",
         Kind::Json => "application/json",
     };
+    let is_other = |name: &HeaderName, of: &HeaderName| name != of && same_name(name.as_str(), of.as_str());
+    let [kind_of, encoding] = [CONTENT_TYPE, CONTENT_ENCODING];
+    if let Some(name) = headers.keys().find(|name| is_other(name, &kind_of) || is_other(name, &encoding)) {
+        return Err(
+            refusal(format!("a server may read the header {name} as what tells the body's type")).hint("leave it out")
+        );
+    }
     if headers.contains_key(CONTENT_ENCODING) {
         return Err(refusal("the body is encoded, and the host places the credential in it".to_owned())
             .hint("leave content-encoding out"));
@@ -274,6 +291,8 @@ mod tests {
             (&[("content-type", "application/x-www-form-urlencoded; charset = utf-7")], refused),
             (&[("content-type", FORM), ("content-type", FORM)], refused),
             (&[("content-type", FORM), ("content-encoding", "gzip")], refused),
+            (&[("content-type", FORM), ("content_type", "text/plain")], refused),
+            (&[("content-type", FORM), ("content_encoding", "gzip")], refused),
         ] {
             assert_eq!(checked("form", "POST", headers, bytes()), expected, "{headers:?}");
         }

@@ -9,8 +9,8 @@ use keyward_model::{
 };
 
 use crate::{
-    error::RuleError, host::cut, method, placement, query::QueryNames, scope::is_scope_token, target::EndpointUrl,
-    template::PathTemplate,
+    body, error::RuleError, host::cut, method, placement, query::QueryNames, scope::is_scope_token,
+    target::EndpointUrl, template::PathTemplate,
 };
 
 /// Checks everything in a manifest that has a grammar of its own: titles, provider, endpoints, credential, and of
@@ -158,6 +158,11 @@ fn read_request(manifest: &Manifest, request: &RequestRule, at: &[&str], errors:
     let template = request.path.parse::<PathTemplate>().map_err(|error| fault(error, &["path"])).ok();
     if let (Some(endpoint), Some(template)) = (manifest.endpoints.get(&request.endpoint), &template) {
         check_mark(manifest, endpoint, template).unwrap_or_else(|error| fault(error, &["path"]));
+    }
+    if let (Some(endpoint), Some(method)) = (manifest.endpoints.get(&request.endpoint), &method)
+        && endpoint.credential
+    {
+        body::check_method(&manifest.credential, method).unwrap_or_else(|refusal| fault(refusal.into(), &["method"]));
     }
     let query = QueryNames::parse(&request.query, &manifest.credential)
         .map_err(|(index, error)| fault(error, &["query", &index.to_string()]))

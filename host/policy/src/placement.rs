@@ -1,5 +1,7 @@
 //! Where a manifest may put the credential.
 
+use std::slice;
+
 use http::HeaderName;
 use keyward_model::manifest::{Part, Placement};
 
@@ -8,7 +10,7 @@ use crate::{
     error::RuleError,
     headers::{FOR_CREDENTIALS, reserved, same_name},
     host::cut,
-    query::may_read_as,
+    query::{is_credential, may_read_as},
 };
 
 /// The most places of one connector.
@@ -126,9 +128,11 @@ fn are_one(a: &Placement, b: &Placement) -> bool {
         return true;
     }
     match (a, b) {
-        (Placement::Query { name: a, .. }, Placement::Query { name: b, .. })
-        | (Placement::Form { name: a, .. }, Placement::Form { name: b, .. }) => may_read_as(a, b),
         (Placement::Json { name: a, .. }, Placement::Json { name: b, .. }) => body::is_same_member(a, b),
+        (Placement::Query { name, .. }, other) | (other, Placement::Query { name, .. }) => {
+            is_credential(name, slice::from_ref(other))
+        }
+        (Placement::Form { name: a, .. }, Placement::Form { name: b, .. }) => may_read_as(a, b),
         (Placement::Form { .. }, Placement::Json { .. }) | (Placement::Json { .. }, Placement::Form { .. }) => true,
         (Placement::Path { .. }, Placement::Path { .. }) => true,
         _ => false,
@@ -239,7 +243,10 @@ mod tests {
             (r#"{"in": "cookie", "name": "a"}"#, r#"{"in": "cookie", "name": "b"}"#, false),
             (r#"{"in": "basic"}"#, r#"{"in": "header", "name": "Client-Id"}"#, false),
             (r#"{"in": "json", "name": "a"}"#, r#"{"in": "json", "name": "b"}"#, false),
-            (r#"{"in": "query", "name": "a"}"#, r#"{"in": "form", "name": "a"}"#, false),
+            (r#"{"in": "query", "name": "a"}"#, r#"{"in": "form", "name": "A"}"#, true),
+            (r#"{"in": "json", "name": "a"}"#, r#"{"in": "query", "name": "a"}"#, true),
+            (r#"{"in": "query", "name": "a"}"#, r#"{"in": "form", "name": "b"}"#, false),
+            (r#"{"in": "query", "name": "a"}"#, r#"{"in": "header", "name": "a"}"#, false),
             (AWS, r#"{"in": "basic"}"#, true),
             (AWS, r#"{"in": "header", "name": "X-Amz-Date"}"#, true),
             (AWS, AWS, true),

@@ -57,9 +57,15 @@ impl QueryNames {
     }
 }
 
-/// Whether a server may take the name for that of the credential's own parameter.
+/// Whether a server may take the name for that of the credential's own parameter. Fields of a body count as well:
+/// several servers merge them with the query, and some give the query the last word.
 pub(crate) fn is_credential(name: &str, placements: &[Placement]) -> bool {
-    placements.iter().any(|placement| matches!(placement, Placement::Query { name: own, .. } if may_read_as(name, own)))
+    placements.iter().any(|placement| match placement {
+        Placement::Query { name: own, .. } | Placement::Form { name: own, .. } | Placement::Json { name: own, .. } => {
+            may_read_as(name, own)
+        }
+        _ => false,
+    })
 }
 
 /// Whether some server reads both names as one. Many fold letter case; PHP leaves out spaces at the start, makes

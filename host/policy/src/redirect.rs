@@ -14,7 +14,11 @@
 //! like any other, and the rules of the action decide about it.
 
 use http::{Method, StatusCode};
-use keyward_model::{Body, GuestRequest, Reason, Target, manifest::Placement};
+use keyward_model::{
+    Body, GuestRequest, Reason, Target,
+    manifest::{PATH_MARK, Placement},
+    request::REDACTED,
+};
 use url::Url;
 
 use crate::{denial::Denial, error::Refusal, query::is_credential};
@@ -108,6 +112,7 @@ impl Journey {
         // A server that repeats the query repeats what the host placed there. What another one signed is its own.
         if !is_foreign {
             drop_credential(&mut next, placements);
+            mark_credential(&mut next, placements);
         }
         self.been.push((method.clone(), url.clone()));
         let key = (next_method, next);
@@ -161,6 +166,14 @@ fn drop_credential(url: &mut Url, placements: &[Placement]) {
     let left: Vec<_> = query.split('&').filter(|piece| !is_credential(&name(piece), placements)).collect();
     let left = left.join("&");
     url.set_query(if left.is_empty() { None } else { Some(&left) });
+}
+
+/// A server that repeats the path repeats the credential there. It was taken out of the answer, and the host places it
+/// anew, where the rule has the place for it.
+fn mark_credential(url: &mut Url, placements: &[Placement]) {
+    if placements.iter().any(|placement| matches!(placement, Placement::Path { .. })) {
+        url.set_path(&url.path().replace(REDACTED, PATH_MARK));
+    }
 }
 
 #[cfg(test)]
@@ -283,6 +296,30 @@ mod tests {
             }
             at = at.join(&location).unwrap();
         }
+    }
+
+    #[test]
+    fn credential_that_the_server_repeats_in_the_path_is_placed_anew() {
+        let url = |placements: &[Placement], location: &str| {
+            let followed = Journey::new(&request(Body::Empty)).follow(
+                &Method::GET,
+                &FROM.parse().unwrap(),
+                placements,
+                307,
+                Some(location.as_bytes()),
+            );
+            match followed.unwrap().unwrap().request.target {
+                Target::Url(url) => url,
+                Target::Endpoint { .. } => unreachable!("a redirect has a URL"),
+            }
+        };
+        let in_path = [Placement::Path { part: Default::default() }];
+        for location in ["/bot[redacted]/n", "https://api.example.com/bot[redacted]/n"] {
+            assert_eq!(url(&in_path, location), "https://api.example.com/bot%7Bcredential%7D/n");
+            assert_eq!(url(&[], location), "https://api.example.com/bot[redacted]/n");
+        }
+        let foreign = "https://cdn.example.net/bot[redacted]/n";
+        assert_eq!(url(&in_path, foreign), foreign);
     }
 
     #[test]

@@ -141,6 +141,7 @@ impl ActionRules {
         let placements = self.placements_for(&candidates);
         let headers = headers::check(request.headers, placements)?;
         let (rule, candidate) = self.find_rule(&method, &candidates, placements, &query)?;
+        let placements = if self.carries(candidate) { placements } else { &[] };
         body::check(placements, &method, &headers, &request.body)?;
         origin.check(&self.operator.network)?;
         let connection_name = connection.map(|connection| &connection.name);
@@ -156,7 +157,7 @@ impl ActionRules {
             headers,
             body: request.body,
             connection: connection.cloned(),
-            placements: if self.carries(candidate) { placements.to_vec() } else { Vec::new() },
+            placements: placements.to_vec(),
             path_mark,
             path_template: rule.template.to_string(),
             scopes,
@@ -324,7 +325,13 @@ impl ActionRules {
                     Reason::PathNotAllowed,
                     format!("no declared request of the action {} has this method ({method}) and path", self.action),
                 );
+                let in_path = placements.iter().any(|placement| matches!(placement, Placement::Path { .. }));
                 match candidates.first() {
+                    Some(candidate)
+                        if in_path && !candidate.below.iter().any(|segment| segment.contains(PATH_MARK)) =>
+                    {
+                        error.hint(format!("write {PATH_MARK} in the path where the host places the credential"))
+                    }
                     Some(candidate) => {
                         let names: Vec<&str> = query.names().iter().map(String::as_str).collect();
                         let path = self.generalise(candidate);

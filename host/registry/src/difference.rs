@@ -385,7 +385,7 @@ mod tests {
             { in = "query", name = "user", part = "username" },
         ]"#;
         let one = r#"{ in = "header", name = "Authorization", prefix = "Bearer " }"#;
-        let manifest = crate::parse_manifest(&OLD.replace(one, places)).unwrap();
+        let manifest = crate::parse_manifest(&OLD.replace(one, places).replace("GET", "POST")).unwrap();
         insta::assert_snapshot!(requirements(&manifest)[1], @r#"credential in the header Authorization after "Bearer ", the field client-id in the header Client-Id, the password in the cookie session, in the form as secret, the user name in the query as user"#);
     }
 

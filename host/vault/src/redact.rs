@@ -45,7 +45,7 @@ use zeroize::Zeroizing;
 use self::pattern::{Pattern, Room};
 
 /// What stands in the place of a secret.
-pub(crate) const REDACTED: &[u8] = b"[redacted]";
+pub(crate) const REDACTED: &[u8] = keyward_model::request::REDACTED.as_bytes();
 /// Shorter values are not searched: they would be found by chance.
 pub(crate) const SHORTEST: usize = 8;
 

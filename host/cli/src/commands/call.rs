@@ -17,6 +17,7 @@ use crate::{
     failure::{Exit, Failure},
     input,
     output::{self, Output, style, styled},
+    policy::Current,
     signals,
 };
 
@@ -78,7 +79,14 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
             return Err(failure);
         }
     };
-    let host = Host::over(context, base.unlock(context).await?).await?;
+    let policy = match Current::in_force(context, &base.config, &base.store).await {
+        Ok(policy) => policy,
+        Err(failure) => {
+            record_refusal(&base.store, &call, Reason::PolicyDenied).await?;
+            return Err(failure);
+        }
+    };
+    let host = Host::over(base.unlock(context).await?, policy)?;
 
     let spinner = output.spinner(format!("Calling {}", arguments.action));
     let outcome = tokio::select! {

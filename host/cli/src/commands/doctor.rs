@@ -8,6 +8,7 @@ use std::{
 };
 
 use keyward_model::ConnectionState;
+use keyward_policy::OperatorPolicy;
 use keyward_store::Store;
 use keyward_vault::{Vault, VaultOptions, VaultStatus};
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::{
     config::{Config, KeySource},
     failure::{Exit, Failure},
     output::{self, style, styled},
+    policy::Current,
     secrets,
     toolchain::{Choice, Toolchain},
 };
@@ -124,6 +126,7 @@ async fn installation(context: &Context, config: Config, checks: &mut Vec<Check>
     checks.push(vault_check(context, &config, &store, &status).await);
     match Base::open(context).await {
         Ok(base) => {
+            checks.push(policy(&base).await);
             checks.push(connectors(context, &base).await);
             checks.push(accounts(context, &base).await);
         }
@@ -254,6 +257,22 @@ async fn vault_check(context: &Context, config: &Config, store: &Store, status: 
                 None => Check::ok(NAME, format!("opens with {source}")),
             }
         }
+    }
+}
+
+/// Whether the operator's policy can be read, and was agreed to.
+async fn policy(base: &Base) -> Check {
+    const NAME: &str = "policy";
+    let file = base.config.policy();
+    match Current::read(&base.config, &base.store).await {
+        Err(failure) => Check::failed(NAME, &failure),
+        Ok(current) => match current.check_accepted(&base.config) {
+            Err(failure) => Check::failed(NAME, &failure),
+            Ok(()) if current.policy == OperatorPolicy::default() => {
+                Check::ok(NAME, "every request that a manifest declares is allowed")
+            }
+            Ok(()) => Check::ok(NAME, file.display().to_string()),
+        },
     }
 }
 

@@ -130,7 +130,8 @@ async fn check(context: &Context, base: &Base, arguments: CheckArguments) -> Res
     let facts = connections::open_facts(base, context).await?;
     let connection = directory::connection_for(&facts, arguments.connection.as_ref(), &installed.manifest)
         .map_err(|error| Failure::from(*error))?;
-    let policy = Current::read(&base.config, &base.store).await?.policy;
+    let current = Current::read(&base.config, &base.store).await?;
+    let policy = current.policy.clone();
     let action = &arguments.action;
     let call = Call {
         connector: &action.connector,
@@ -159,6 +160,7 @@ async fn check(context: &Context, base: &Base, arguments: CheckArguments) -> Res
     let permit = rules
         .authorize(&context.tenant, connection, request)
         .map_err(|denial| denied(denial.reason, denial.message, denial.hint))?;
+    current.check_accepted(&base.config)?;
     let url = permit.url().to_string();
     let document = json!({
         "allowed": true,

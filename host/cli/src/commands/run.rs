@@ -12,6 +12,7 @@ use crate::{
     diagnostics,
     failure::Failure,
     input,
+    policy::Current,
 };
 
 /// Arguments of `keyward run`.
@@ -44,7 +45,8 @@ pub(crate) async fn run(context: &Context, arguments: Arguments) -> Result<(), F
     let given = input::read(arguments.input.as_deref()).await?;
     let schema = flow.input_schema().cloned().unwrap_or_default();
     let input = input::with_arguments(given, &arguments.arguments, &schema, "flow")?;
-    let host = Host::over(context, base.unlock(context).await?).await?;
+    let policy = Current::in_force(context, &base.config, &base.store).await?;
+    let host = Host::over(base.unlock(context).await?, policy)?;
     let usage = input::usage(&schema);
     let warnings = json!(diagnostics::to_json(&source, &warnings));
     runs::begin(context, &host, &source, input, usage, warnings).await

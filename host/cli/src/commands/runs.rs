@@ -17,6 +17,7 @@ use crate::{
     compose::{Base, Host},
     failure::{Exit, Failure},
     output::{self, style, styled},
+    policy::Current,
     progress::{self, Live},
     signals,
 };
@@ -172,7 +173,8 @@ async fn resume(context: &Context, arguments: ResumeArguments) -> Result<(), Fai
         return outcome(context, record, document);
     }
     still_there(context, &base, &record, &history).await?;
-    let host = Host::over(context, base.unlock(context).await?).await?;
+    let policy = Current::in_force(context, &base.config, &base.store).await?;
+    let host = Host::over(base.unlock(context).await?, policy)?;
     let (live, stop) = (Arc::new(Live::new(context.output, "Taking it up")), Stop::default());
     let engine = host.engine(live.clone());
     let taken_up = take_up(context, &live, &engine, &arguments.run, &stop);

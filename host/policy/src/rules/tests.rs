@@ -1,7 +1,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(clippy::result_large_err, reason = "the permit in the other variant is larger still")]
 
-use keyward_model::{Body, SendError, SendErrorKind, manifest::Action};
+use keyward_model::{
+    Body, SendError, SendErrorKind,
+    manifest::{Action, Endpoint},
+};
 
 use super::*;
 use crate::{
@@ -190,6 +193,58 @@ fn credential_query_parameter_is_refused_whatever_the_rule_allows() {
 }
 
 #[test]
+fn field_of_the_credential_is_not_in_the_query_either() {
+    let name = || "api_key".to_owned();
+    for place in [
+        Placement::Form { name: name(), part: Default::default() },
+        Placement::Json { name: name(), part: Default::default() },
+    ] {
+        let mut manifest = github();
+        manifest.credential = vec![place];
+        manifest.actions.values_mut().for_each(|action| action.requests[0].query = vec!["*".into()]);
+        let rules = compile(&manifest, "close-issue");
+        let asked = |name: &str| {
+            let asked = GuestRequest { query: vec![(name.into(), "x".into())], ..request("PATCH", ISSUE) };
+            authorize(&rules, &connection(&["repo"]), asked).map(|_| ()).map_err(|denial| denial.reason)
+        };
+        for name in ["api_key", "API.KEY", "api_key[]"] {
+            assert_eq!(asked(name), Err(Reason::QueryNotAllowed), "{name}");
+        }
+        assert_eq!(asked("page"), Ok(()));
+        manifest.actions.values_mut().for_each(|action| action.requests[0].query = vec![name()]);
+        let network = NetworkExceptions::default().into();
+        assert!(ActionRules::compile(&manifest, &"close-issue".parse().unwrap(), &network).is_err());
+    }
+}
+
+#[test]
+fn endpoint_without_the_credential_has_any_body_also_by_its_url() {
+    let mut manifest = github();
+    manifest.credential = vec![Placement::Json { name: "secret".into(), part: Default::default() }];
+    let open = Endpoint { credential: false, ..manifest.endpoints["api"].clone() };
+    manifest.endpoints.insert("open".into(), open);
+    let action = manifest.actions.get_mut(&"get-issue".parse().unwrap()).unwrap();
+    action.requests.iter_mut().for_each(|rule| rule.endpoint = "open".into());
+    let rules = compile(&manifest, "get-issue");
+    let target = Target::Endpoint { endpoint: "open".into(), path: ISSUE.into() };
+    for asked in [GuestRequest { target, ..request("GET", "") }, absolute(&format!("https://api.github.com{ISSUE}"))] {
+        let permit = authorize(&rules, &connection(&["repo"]), asked).unwrap();
+        assert!(permit.placements().is_empty());
+    }
+}
+
+#[test]
+fn credential_in_the_body_asks_for_a_method_that_has_one() {
+    let mut manifest = github();
+    manifest.credential = vec![Placement::Json { name: "secret".into(), part: Default::default() }];
+    let compiled =
+        |action: &str| ActionRules::compile(&manifest, &action.parse().unwrap(), &NetworkExceptions::default().into());
+    let errors = compiled("get-issue").unwrap_err();
+    assert!(errors[0].to_string().contains("a GET request has no body"), "{}", errors[0]);
+    assert!(compiled("close-issue").is_ok());
+}
+
+#[test]
 fn denial_names_method_and_host_for_the_audit() {
     let deny = |request| {
         let denial = authorize(&rules("get-issue"), &connection(&[]), request).unwrap_err();
@@ -348,4 +403,9 @@ fn hint_for_a_path_with_the_mark_has_the_mark() {
         authorize(&compile(&telegram(), "get-issue"), &connection(&[]), request("GET", "/v2/bot%7Bcredential%7D/x"));
     let hint = denial.unwrap_err().hint.unwrap();
     assert!(hint.contains("path = \"/{id}/bot{credential}/x\""), "{hint}");
+    let denial = authorize(&compile(&telegram(), "get-issue"), &connection(&[]), request("GET", "/v2/foo"));
+    assert_eq!(
+        denial.unwrap_err().hint.unwrap(),
+        "write {credential} in the path where the host places the credential"
+    );
 }

@@ -5,6 +5,7 @@ mod chain;
 #[path = "../contract/mod.rs"]
 mod contract;
 mod opening;
+mod policy;
 mod processes;
 
 use std::time::Duration;
