@@ -14,6 +14,8 @@ pub(crate) struct Place {
     /// As in the URL; IPv6 in square brackets.
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// Whether the request may go to a private network at all.
+    pub(crate) private: bool,
 }
 
 impl Place {
@@ -23,14 +25,14 @@ impl Place {
 
     /// http without an exception.
     pub(crate) fn no_http(&self) -> WireError {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         let error = self.error(Reason::SchemeNotAllowed, format!("http is not allowed for {host}:{port}"), Sent::No);
         hinted(error, format!("use https, or the operator adds `http = [\"{host}:{port}\"]` to `[network]`"))
     }
 
     /// Nothing is dialled. The address stands in the hint alone: it is the operator's business, not the guest's.
     pub(crate) fn not_dialled(&self, error: &GuardError) -> WireError {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         match error {
             GuardError::Unresolved => {
                 let error = self.error(Reason::NameUnresolved, format!("the name {host} does not resolve"), Sent::No);
@@ -39,12 +41,18 @@ impl Place {
             GuardError::Special { ip, purpose } => {
                 let message = format!("{host} is at an address that is not on the public Internet");
                 let length = if ip.is_ipv4() { 32 } else { 128 };
+                let manifest = self.in_the_manifest();
                 let hint = format!(
-                    "{ip} is {purpose}; where that is meant, the operator adds `private = [\"{ip}/{length}:{port}\"]` to `[network]`"
+                    "{ip} is {purpose}; where that is meant, {manifest}the operator adds `private = [\"{ip}/{length}:{port}\"]` to `[network]`"
                 );
                 hinted(self.error(Reason::AddressNotAllowed, message, Sent::No), hint)
             }
         }
+    }
+
+    /// What its author does first, so that the operator's word counts.
+    fn in_the_manifest(&self) -> &'static str {
+        if self.private { "" } else { "the connector's manifest says `private = true` at the endpoint, and " }
     }
 
     /// No answer in time.
@@ -84,8 +92,10 @@ impl Place {
             return match tls {
                 rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => hinted(
                     error,
-                    "where its authority is to be trusted, the operator adds it to `authorities` in `[network]` with this host"
-                        .to_owned(),
+                    format!(
+                        "where its authority is to be trusted, {}the operator adds it to `authorities` in `[network]` with this host",
+                        self.in_the_manifest()
+                    ),
                 ),
                 _ => error,
             };

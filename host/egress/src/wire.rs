@@ -88,9 +88,10 @@ pub enum EgressError {
 /// What holds for every request:
 /// 1. https, or http to a host and port that the operator excepted.
 /// 2. Every address is checked after resolution, all of them must pass, and the checked ones are dialled.
-///    Special-purpose addresses pass only by the operator's exception for the address and this port.
-/// 3. TLS 1.2 or newer, certificates by the system's roots and, for the hosts that it names, an authority of the
-///    operator's.
+///    Special-purpose addresses pass only where the request is meant for a private network ([`WireParts::private`])
+///    and by the operator's exception for the address and this port.
+/// 3. TLS 1.2 or newer, certificates by the system's roots and, where the request is meant for a private network and
+///    for the hosts that it names, an authority of the operator's.
 /// 4. No proxy from the environment, no redirect followed, no cookie kept, no `referer` sent.
 /// 5. The answer is decoded here, and its decoded bytes count against the limit.
 ///
@@ -165,19 +166,23 @@ impl HttpWire {
         Ok(Self { clients, authorities, network, lookup })
     }
 
-    /// The client that trusts what is trusted for this host, and knows the exceptions of this port.
-    fn client(&self, host: &str, port: u16) -> Option<&Client> {
-        let authority = self.authorities.iter().position(|hosts| hosts.iter().any(|own| own.matches(host)));
-        self.clients.get(&(authority, Some(port))).or_else(|| self.clients.get(&(authority, None)))
+    /// The client that trusts what is trusted for this host, and knows the exceptions of this port; one that knows no
+    /// exception and trusts no other authority than the system's, where no private network is meant.
+    fn client(&self, place: &Place) -> Option<&Client> {
+        if !place.private {
+            return self.clients.get(&(None, None));
+        }
+        let authority = self.authorities.iter().position(|hosts| hosts.iter().any(|own| own.matches(&place.host)));
+        self.clients.get(&(authority, Some(place.port))).or_else(|| self.clients.get(&(authority, None)))
     }
 
     async fn dial(&self, parts: WireParts) -> Result<WireResponse, WireError> {
-        let WireParts { method, url, headers, body, limits } = parts;
+        let WireParts { method, url, headers, body, limits, private } = parts;
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
-            let nowhere = Place { host: "the URL".to_owned(), port: 0 };
+            let nowhere = Place { host: "the URL".to_owned(), port: 0, private };
             return Err(nowhere.error(Reason::UrlMalformed, "the URL has no host".to_owned(), Sent::No));
         };
-        let place = Place { host: host.to_string(), port };
+        let place = Place { host: host.to_string(), port, private };
         match url.scheme() {
             "https" => {}
             "http" if self.network.allows_http(&place.host, port) => {}
@@ -194,7 +199,9 @@ impl HttpWire {
             Host::Domain(_) => None,
         };
         if let Some(ip) = address {
-            Guard::new(&self.network, Some(port), &self.lookup).check(ip).map_err(|error| place.not_dialled(&error))?;
+            Guard::new(&self.network, private.then_some(port), &self.lookup)
+                .check(ip)
+                .map_err(|error| place.not_dialled(&error))?;
         }
 
         let progress = Progress::default();
@@ -204,7 +211,7 @@ impl HttpWire {
         attach(&mut request, body, &progress);
 
         let client = self
-            .client(&place.host, port)
+            .client(&place)
             .ok_or_else(|| place.error(Reason::Internal, "the HTTP client for it is missing".to_owned(), Sent::No))?;
         let response = progress
             .watch(limits.timeout, client.execute(request))

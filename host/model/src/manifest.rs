@@ -46,6 +46,10 @@ pub struct Endpoint {
     /// upload sessions) need none, and none goes there.
     #[serde(default = "yes", skip_serializing_if = "is_yes")]
     pub credential: bool,
+    /// Whether it may be in a private network, and vouched for by a private certificate authority, where the operator
+    /// allows that as well.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub private: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]

@@ -9,8 +9,15 @@ use keyward_model::{
 };
 
 use crate::{
-    body, error::RuleError, host::cut, method, placement, query::QueryNames, scope::is_scope_token,
-    target::EndpointUrl, template::PathTemplate,
+    address::special_purpose,
+    body,
+    error::RuleError,
+    host::{Host, HostPattern, cut},
+    method, placement,
+    query::QueryNames,
+    scope::is_scope_token,
+    target::EndpointUrl,
+    template::PathTemplate,
 };
 
 /// Checks everything in a manifest that has a grammar of its own: titles, provider, endpoints, credential, and of
@@ -76,6 +83,13 @@ pub(crate) fn read_endpoints(manifest: &Manifest, errors: &mut Vec<RuleError>) -
         }
         match EndpointUrl::parse(&endpoint.url) {
             Ok(url) => {
+                if let (HostPattern::Exact(Host::Ip(ip)), false) = (&url.origin.host, endpoint.private)
+                    && let Some(purpose) = special_purpose(*ip)
+                {
+                    let error = RuleError::new(format!("{ip} is not on the public Internet: {purpose}"));
+                    let hint = "write `private = true` at the endpoint; the operator must allow the address as well";
+                    errors.push(error.hint(hint).at(&["endpoints", name, "url"]));
+                }
                 read.insert(name.clone(), url);
             }
             Err(error) => errors.push(error.at(&["endpoints", name, "url"])),

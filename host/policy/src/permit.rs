@@ -42,6 +42,8 @@ pub struct PermitParts {
     pub scopes: Vec<String>,
     /// Whether the answer's redirects are followed.
     pub redirects: bool,
+    /// Whether the manifest means a private network, so that the operator's exceptions hold.
+    pub private: bool,
 }
 
 impl Permit {

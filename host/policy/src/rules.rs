@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use keyward_model::{
     ActionName, ConnectionFacts, ConnectionState, ConnectorName, GuestRequest, Reason, Target, TenantId,
-    manifest::{Manifest, PATH_MARK, Placement},
+    manifest::{self, Manifest, PATH_MARK, Placement},
 };
 
 use crate::{
@@ -41,6 +41,7 @@ struct Endpoint {
     url: EndpointUrl,
     configurable: bool,
     credential: bool,
+    private: bool,
 }
 
 /// What a denial tells of a request beside its reason.
@@ -77,8 +78,8 @@ impl ActionRules {
         }
         let endpoints = manifest.endpoints.iter().filter_map(|(name, endpoint)| {
             let url = urls.remove(name)?;
-            let (configurable, credential) = (endpoint.configurable, endpoint.credential);
-            Some((name.clone(), Endpoint { url, configurable, credential }))
+            let manifest::Endpoint { configurable, credential, private, .. } = *endpoint;
+            Some((name.clone(), Endpoint { url, configurable, credential, private }))
         });
         Ok(Self {
             connector: manifest.name.clone(),
@@ -162,6 +163,7 @@ impl ActionRules {
             path_template: rule.template.to_string(),
             scopes,
             redirects: rule.redirects,
+            private: self.endpoints.get(candidate.endpoint).is_some_and(|endpoint| endpoint.private),
         }))
     }
 

@@ -38,10 +38,18 @@ pub(crate) fn github() -> Manifest {
         description: "Issues and repositories".into(),
         provider: Some("github".into()),
         endpoints: BTreeMap::from([
-            ("api".into(), Endpoint { url: "https://api.github.com".into(), configurable: true, credential: true }),
+            (
+                "api".into(),
+                Endpoint { url: "https://api.github.com".into(), configurable: true, credential: true, private: false },
+            ),
             (
                 "uploads".into(),
-                Endpoint { url: "https://uploads.github.com/v1".into(), configurable: false, credential: true },
+                Endpoint {
+                    url: "https://uploads.github.com/v1".into(),
+                    configurable: false,
+                    credential: true,
+                    private: false,
+                },
             ),
         ]),
         credential: vec![Placement::Header {

@@ -128,7 +128,12 @@ fn rules() -> ActionRules {
         provider: None,
         endpoints: BTreeMap::from([(
             "api".to_owned(),
-            Endpoint { url: "https://api.example.com/v1".to_owned(), configurable: false, credential: true },
+            Endpoint {
+                url: "https://api.example.com/v1".to_owned(),
+                configurable: false,
+                credential: true,
+                private: false,
+            },
         )]),
         credential: Vec::new(),
         actions: BTreeMap::from([("act".parse().unwrap(), action)]),

@@ -86,7 +86,7 @@ fn manifest(endpoints: &[(&str, &str)], requests: Vec<RequestRule>) -> Manifest 
         input: Default::default(),
         output: Default::default(),
     };
-    let endpoint = |url: &str| Endpoint { url: url.to_owned(), configurable: false, credential: true };
+    let endpoint = |url: &str| Endpoint { url: url.to_owned(), configurable: false, credential: true, private: false };
     Manifest {
         name: "vectors".parse().unwrap(),
         version: "1.0.0".to_owned(),

@@ -170,7 +170,8 @@ fn asks(manifest: &Manifest) -> BTreeMap<Key, Ask> {
     for (name, endpoint) in &manifest.endpoints {
         let own = if endpoint.configurable { ", or the server that the connection names" } else { "" };
         let bare = if endpoint.credential { "" } else { ", without the credential" };
-        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}{bare}", endpoint.url)));
+        let private = if endpoint.private { ", also in a private network" } else { "" };
+        whole(2, format!("endpoint {name}"), Ask::Exactly(format!("{}{own}{bare}{private}", endpoint.url)));
     }
     for (name, action) in &manifest.actions {
         asks.extend(of_action(action).into_iter().map(|(rank, what, ask)| ((Some(name.clone()), rank, what), ask)));
@@ -281,6 +282,7 @@ mod tests {
             (r#""/items""#, r#""/{anything}""#),
             (r#""GET""#, r#""POST""#),
             ("https://api.shop.example", "https://api.shop.example.net"),
+            ("endpoints.api.url = ", "endpoints.api.private = true\n        endpoints.api.url = "),
             ("endpoints.api.url = ", "endpoints.api.configurable = true\n        endpoints.api.url = "),
             (r#""Bearer ""#, r#""Token ""#),
             (r#"in = "header", name = "Authorization", prefix = "Bearer ""#, r#"in = "query", name = "key""#),

@@ -149,11 +149,12 @@ fn named<T: FromStr<Err = IdError>>(text: &str, node: &Node<'_, '_>, faults: &mu
 }
 
 fn endpoint(node: &Node<'_, '_>, faults: &mut Faults) -> Endpoint {
-    let mut read = Endpoint { url: String::new(), configurable: false, credential: true };
+    let mut read = Endpoint { url: String::new(), configurable: false, credential: true, private: false };
     let Some(mut fields) = node.fields(faults) else { return read };
     read.url = fields.required("url", faults, Node::text).unwrap_or_default();
     read.configurable = fields.optional("configurable", faults, Node::boolean).unwrap_or_default();
     read.credential = fields.optional("credential", faults, Node::boolean).unwrap_or(true);
+    read.private = fields.optional("private", faults, Node::boolean).unwrap_or_default();
     fields.close(faults);
     read
 }

@@ -55,6 +55,7 @@ struct Outgoing {
     url: Url,
     headers: HeaderMap,
     limits: WireLimits,
+    private: bool,
     /// How often it went out.
     sends: Arc<AtomicU32>,
 }
@@ -85,9 +86,10 @@ impl Vault {
     /// permit was given so that the permit would not be given now: [`Reason::ConnectionWrongProvider`],
     /// [`Reason::HostNotAllowed`] or [`Reason::InsufficientScope`]. Nothing was sent then.
     pub async fn apply(&self, permit: Permit, limits: WireLimits) -> Result<CredentialedRequest, SendError> {
-        let PermitParts { tenant, method, url, headers, body, connection, placements, path_mark, scopes, .. } =
-            permit.into_parts();
-        let outgoing = Outgoing { tenant, method, url, headers, limits, sends: Arc::default() };
+        let PermitParts {
+            tenant, method, url, headers, body, connection, placements, path_mark, scopes, private, ..
+        } = permit.into_parts();
+        let outgoing = Outgoing { tenant, method, url, headers, limits, private, sends: Arc::default() };
         let (ready, credential) = match placements.is_empty() {
             true => {
                 let (url, headers) = (outgoing.url.clone(), outgoing.headers.clone());
@@ -200,7 +202,7 @@ impl CredentialUse {
 impl Outgoing {
     fn request(&self, url: Url, headers: HeaderMap, body: Body) -> WireRequest {
         self.sends.fetch_add(1, Ordering::Relaxed);
-        WireRequest { method: self.method.clone(), url, headers, body, limits: self.limits }
+        WireRequest { method: self.method.clone(), url, headers, body, limits: self.limits, private: self.private }
     }
 
     fn cleaner(&self, placed: &Placed, redactions: &RedactionCount) -> Cleaner {

@@ -163,6 +163,7 @@ async fn exchange(wire: &dyn Wire, mut request: Outgoing) -> Result<Fetched, Wir
             headers: request.headers,
             body,
             limits: WireLimits { timeout: TIMEOUT, response_bytes: REPLY_LIMIT },
+            private: true,
         })
         .await?;
     let mut whole = Zeroizing::new(Vec::new());

@@ -17,6 +17,7 @@ pub struct WireRequest {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Body,
     pub(crate) limits: WireLimits,
+    pub(crate) private: bool,
 }
 
 /// What a request may use.
@@ -40,12 +41,16 @@ pub struct WireParts {
     pub body: Body,
     /// What it may use.
     pub limits: WireLimits,
+    /// Whether it may go to a private address, and trust a private authority, where the operator has an exception. The
+    /// connector's manifest says so of its requests; what is sent to a provider is the operator's own matter.
+    pub private: bool,
 }
 
 impl WireRequest {
     /// Uses it up.
     pub fn into_parts(self) -> WireParts {
-        WireParts { method: self.method, url: self.url, headers: self.headers, body: self.body, limits: self.limits }
+        let Self { method, url, headers, body, limits, private } = self;
+        WireParts { method, url, headers, body, limits, private }
     }
 }
 

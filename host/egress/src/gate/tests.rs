@@ -95,10 +95,18 @@ fn manifest() -> Manifest {
         description: String::new(),
         provider: Some("github".into()),
         endpoints: BTreeMap::from([
-            ("api".into(), Endpoint { url: "https://api.github.com".into(), configurable: true, credential: true }),
+            (
+                "api".into(),
+                Endpoint { url: "https://api.github.com".into(), configurable: true, credential: true, private: true },
+            ),
             (
                 "files".into(),
-                Endpoint { url: "https://files.github.com".into(), configurable: true, credential: false },
+                Endpoint {
+                    url: "https://files.github.com".into(),
+                    configurable: true,
+                    credential: false,
+                    private: true,
+                },
             ),
         ]),
         credential: vec![Placement::Header {

@@ -79,6 +79,7 @@ fn get(url: &str) -> WireParts {
         headers: HeaderMap::new(),
         body: Body::Empty,
         limits: WireLimits { timeout: Duration::from_secs(20), response_bytes: 1 << 20 },
+        private: true,
     }
 }
 
@@ -211,6 +212,19 @@ async fn exception_for_one_port_does_not_open_another() {
     for host in ["127.0.0.1", "localhost"] {
         let error = wire.dial(get(&format!("http://{host}:{}/", closed.port()))).await.unwrap_err();
         assert_eq!(error.reason, Reason::AddressNotAllowed, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn exceptions_hold_for_what_the_manifest_calls_private_alone() {
+    let address = serve_all(|_| "here").await;
+    let wire = wire(exceptions(address));
+    for host in ["127.0.0.1", "localhost"] {
+        let asked = || get(&format!("http://{host}:{}/", address.port()));
+        assert!(wire.dial(asked()).await.is_ok(), "{host}");
+        let error = wire.dial(WireParts { private: false, ..asked() }).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (Reason::AddressNotAllowed, Sent::No), "{host}");
+        assert!(error.hint.unwrap().contains("`private = true` at the endpoint"), "{host}");
     }
 }
 

@@ -20,12 +20,22 @@ fn every_fault_is_found_with_its_place() {
     manifest.title = String::new();
     manifest.description = "a\nb".into();
     manifest.provider = Some("Git Hub".into());
-    manifest
-        .endpoints
-        .insert("Bad Name".into(), Endpoint { url: "https://x.example".into(), configurable: false, credential: true });
-    manifest
-        .endpoints
-        .insert("worse".into(), Endpoint { url: "ftp://x".into(), configurable: false, credential: true });
+    manifest.endpoints.insert(
+        "Bad Name".into(),
+        Endpoint { url: "https://x.example".into(), configurable: false, credential: true, private: false },
+    );
+    manifest.endpoints.insert(
+        "lab".into(),
+        Endpoint { url: "https://10.1.2.3".into(), configurable: false, credential: true, private: true },
+    );
+    manifest.endpoints.insert(
+        "near".into(),
+        Endpoint { url: "https://[::1]".into(), configurable: false, credential: true, private: false },
+    );
+    manifest.endpoints.insert(
+        "worse".into(),
+        Endpoint { url: "ftp://x".into(), configurable: false, credential: true, private: false },
+    );
     manifest.credential =
         vec![Placement::Header { name: "host".into(), prefix: String::new(), part: Default::default() }];
     let action = manifest.actions.get_mut(&"get-issue".parse().unwrap()).unwrap();
@@ -43,6 +53,7 @@ fn every_fault_is_found_with_its_place() {
             "description",
             "provider",
             "endpoints.Bad Name",
+            "endpoints.near.url",
             "endpoints.worse.url",
             "credential.name",
             "actions.get-issue.title",

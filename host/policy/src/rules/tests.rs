@@ -166,6 +166,7 @@ fn unknown_endpoint_and_endpoint_of_many_hosts_have_no_paths() {
         url: "https://*.example.com".into(),
         configurable: false,
         credential: true,
+        private: false,
     };
     manifest.endpoints.insert("files".into(), sharepoint);
     let rules = compile(&manifest, "get-issue");

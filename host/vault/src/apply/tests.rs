@@ -93,6 +93,8 @@ fn rules(provider: &str, placements: impl IntoIterator<Item = Placement>, scopes
     let placements: Vec<_> = placements.into_iter().collect();
     let is_path = |placement: &Placement| matches!(placement, Placement::Path { .. });
     let path = if placements.iter().any(is_path) { "/k-{credential}/items/{id}" } else { "/items/{id}" };
+    let is_body = |placement: &Placement| matches!(placement, Placement::Form { .. } | Placement::Json { .. });
+    let methods = if placements.iter().any(is_body) { &["POST"][..] } else { &["GET", "HEAD", "POST"] };
     let rule = |method: &str| RequestRule {
         method: method.to_owned(),
         endpoint: "api".to_owned(),
@@ -103,7 +105,7 @@ fn rules(provider: &str, placements: impl IntoIterator<Item = Placement>, scopes
     let action = Action {
         title: "Get".to_owned(),
         description: String::new(),
-        requests: ["GET", "HEAD", "POST"].map(rule).into(),
+        requests: methods.iter().copied().map(rule).collect(),
         scopes: if scopes.is_empty() { vec![] } else { vec![scopes.iter().map(|s| (*s).to_owned()).collect()] },
         idempotency: Default::default(),
         limits: Default::default(),
@@ -111,7 +113,8 @@ fn rules(provider: &str, placements: impl IntoIterator<Item = Placement>, scopes
         output: Default::default(),
     };
     let name: ActionName = "get".parse().unwrap();
-    let endpoint = Endpoint { url: "https://api.example/v1".to_owned(), configurable: true, credential: true };
+    let endpoint =
+        Endpoint { url: "https://api.example/v1".to_owned(), configurable: true, credential: true, private: true };
     let manifest = Manifest {
         name: "test".parse().unwrap(),
         version: "1.0.0".to_owned(),

@@ -7,6 +7,7 @@ fn forge(limits: WireLimits, body: keyward_model::Body) -> WireRequest {
         headers: http::HeaderMap::new(),
         body,
         limits,
+        private: true,
     }
 }
 
