@@ -12,6 +12,7 @@ mod mistakes;
 mod plugin;
 mod policy;
 mod sandbox;
+mod signatures;
 mod spine;
 mod tidy;
 mod wasi_http;

@@ -128,6 +128,100 @@ pub enum Placement {
         /// The service of the credential's scope, for example `s3`.
         service: String,
     },
+    /// As an HMAC (RFC 2104) of what a template says.
+    Hmac(Hmac),
+}
+
+/// A signature by HMAC, and where it and what belongs to it go. The grammar of the templates is in `keyward_policy`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hmac {
+    /// The digest.
+    pub hash: Hash,
+    /// The key.
+    #[serde(default, skip_serializing_if = "Part::is_token")]
+    pub part: Part,
+    /// How the key is written.
+    #[serde(default)]
+    pub key_encoding: KeyEncoding,
+    /// A template of what is signed, for example `{timestamp}{method}{path-and-query}{body}`.
+    pub message: String,
+    /// How the signature is written.
+    #[serde(default)]
+    pub encoding: SignatureEncoding,
+    /// Templates of the values of headers, by name; those with `{signature}` are set last.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// The same for parameters of the query.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub query: BTreeMap<String, String>,
+}
+
+/// Declares an enum of words as they stand in a manifest.
+macro_rules! words {
+    ($(#[$about:meta])* $name:ident { $($(#[$word_about:meta])* $word:ident = $text:literal,)+ }) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name {
+            $($(#[$word_about])* #[serde(rename = $text)] $word,)+
+        }
+
+        impl $name {
+            /// All of them, as they stand in a manifest.
+            pub const ALL: &'static [(&'static str, Self)] = &[$(($text, Self::$word),)+];
+
+            /// As it stands in a manifest.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$word => $text,)+
+                }
+            }
+        }
+    };
+}
+
+words! {
+    /// The digest of an HMAC.
+    Hash {
+        /// SHA-1, which is sound in an HMAC, for APIs that have nothing newer.
+        Sha1 = "sha1",
+        /// SHA-256.
+        Sha256 = "sha256",
+        /// SHA-384.
+        Sha384 = "sha384",
+        /// SHA-512.
+        Sha512 = "sha512",
+    }
+}
+
+words! {
+    /// How the bytes of a key are written.
+    #[derive(Default)]
+    KeyEncoding {
+        /// The text is the key.
+        #[default]
+        Text = "text",
+        /// Hexadecimal digits.
+        Hex = "hex",
+        /// Base64 or base64url (RFC 4648), padded or not.
+        Base64 = "base64",
+        /// Base64 after `whsec_` (Standard Webhooks).
+        Whsec = "whsec",
+    }
+}
+
+words! {
+    /// How the bytes of a signature are written.
+    #[derive(Default)]
+    SignatureEncoding {
+        /// Hexadecimal digits in small letters.
+        #[default]
+        Hex = "hex",
+        /// Base64 with padding (RFC 4648 section 4).
+        Base64 = "base64",
+        /// Base64url without padding (RFC 4648 section 5).
+        Base64Url = "base64url",
+    }
 }
 
 /// What stands in a path template, and in the path that a guest asks for, where the host puts a part of the credential.

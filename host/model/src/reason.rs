@@ -62,7 +62,8 @@ reasons! {
     HeaderForbidden = "header-forbidden",
     /// A header's name or value holds characters that HTTP does not allow, or the headers are too many or too long.
     HeaderMalformed = "header-malformed",
-    /// The host cannot place the credential in the body, or the body has a field where the host places it.
+    /// The host cannot place the credential in the body, the body has a field where the host places it, or it is
+    /// streamed and its bytes are signed.
     BodyNotAllowed = "body-not-allowed",
     /// The action declares no requests at all, or is not declared.
     ActionUnknown = "action-unknown",

@@ -1,4 +1,4 @@
-//! Bodies in which the host places a part of the credential.
+//! Bodies in which the host places a part of the credential, or that it signs.
 //!
 //! The guest's bytes stay as they are; the vault puts the fields before them. So the check is that there is one way to
 //! read the body and that none of its fields could be taken for the host's.
@@ -13,7 +13,7 @@ use keyward_model::{Body, Reason, manifest::Placement};
 use percent_encoding::percent_decode_str;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::{error::Refusal, headers::same_name, host::cut, query::may_read_as};
+use crate::{error::Refusal, headers::same_name, host::cut, placement::reads_body, query::may_read_as};
 
 /// The longest body in which the host places anything, bytes.
 const MAX_BODY: usize = 8 << 20;
@@ -24,7 +24,8 @@ enum Kind {
     Json,
 }
 
-/// Checks that the host can place the credential in the body, where it goes there:
+/// Checks that a body whose bytes are signed is not streamed, and that the host can place the credential in the body,
+/// where it goes there:
 /// 1. The method has a body, and it is not streamed.
 /// 2. It has the placement's content type, in UTF-8 and without a content encoding; an empty body may have no type.
 /// 3. It is at most 8 MiB, and well formed: a form without control characters, or a JSON object (RFC 8259).
@@ -36,6 +37,10 @@ pub(crate) fn check(
     headers: &HeaderMap,
     body: &Body,
 ) -> Result<(), Refusal> {
+    if matches!(body, Body::Stream { .. }) && placements.iter().any(reads_body) {
+        let message = "the body is streamed, and its bytes are in the signature";
+        return Err(refusal(message.to_owned()).hint("send the body at once"));
+    }
     let Some(kind) = kind(placements) else { return Ok(()) };
     check_method(placements, method)?;
     let bytes: &[u8] = match body {
@@ -300,6 +305,25 @@ mod tests {
         assert_eq!(checked("json", "PATCH", &patch, Body::Bytes("{}".into())), Ok(()));
         assert_eq!(checked("json", "POST", &[], Body::Empty), Ok(()));
         assert_eq!(checked("json", "POST", &[("content-type", "text/plain")], Body::Empty), refused);
+    }
+
+    #[test]
+    fn streamed_body_is_refused_where_its_bytes_are_signed() {
+        for (message, value, expected) in [
+            ("{body}", "{signature}", Err(Reason::BodyNotAllowed)),
+            ("{body-sha256-hex}", "{signature}", Err(Reason::BodyNotAllowed)),
+            ("{url}", "{body-sha512-base64} {signature}", Err(Reason::BodyNotAllowed)),
+            ("{url}", "{signature}", Ok(())),
+        ] {
+            let hmac = format!(
+                r#"{{"in": "hmac", "hash": "sha256", "message": "{message}", "headers": {{"x-sign": "{value}"}}}}"#
+            );
+            let placements = [serde_json::from_str(&hmac).unwrap()];
+            let check = |body| check(&placements, &Method::POST, &HeaderMap::new(), &body).map_err(|e| e.reason);
+            let chunks = Box::pin(futures_util::stream::empty());
+            assert_eq!(check(Body::Stream { length: None, chunks }), expected, "{message} {value}");
+            assert_eq!(check(Body::Bytes("body".into())), Ok(()), "{message} {value}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `endpoints.<name>.url` | `https://`, a host, a port where it is not 443, a base path. No user information, query or fragment. `http://` or an address for a host is used only where the operator excepts it ([`crate::NetworkExceptions`]) | `https://api.github.com`, `https://graph.microsoft.com/v1.0` |
 //! | its host | a whole name, or `*.` and a name of at least two labels for every name below it. Letter case, a trailing dot and other scripts are folded. Such an endpoint is reached by absolute URLs alone | `api.example.com`, `*.sharepoint.com` |
-//! | `credential` | one place or a list of at most eight, no two of them the same. `in = "header"` with `name` and `prefix`; `"query"`, `"cookie"`, `"form"` and `"json"` with `name`; `"path"`; `"basic"`; `"aws-sigv4"` with `region` and `service`. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
+//! | `credential` | one place or a list of at most eight, no two of them the same. `in = "header"` with `name` and `prefix`; `"query"`, `"cookie"`, `"form"` and `"json"` with `name`; `"path"`; `"basic"`; `"aws-sigv4"` with `region` and `service`; `"hmac"`, see below. One at most signs the request. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
 //! | its `part` | `token` (the default), `username`, `password`, or the name of a field of the connection; not with `"basic"` | `{ in = "header", name = "client-id", part = "client-id" }` |
 //! | `endpoints.<name>.credential` | `true` (the default) or `false`: whether requests there carry the credential | `false` for signed downloads on `*.example-files.com` |
 //! | `requests[].method` | a word in capitals, but not `CONNECT`, `TRACE`, `TRACK`. `GET` does not include `HEAD` | `GET`, `PATCH`, `PROPFIND` |
@@ -50,6 +50,32 @@
 //! Beware: `{name}` takes a colon as any other character, so `POST /values/{range}` allows `/values/A1:clear` too.
 //! Where an API has verbs after a colon, give the actions that need one a template with it, and see that no other
 //! template of the same method ends in a bare variable at that place.
+//!
+//! # Signatures
+//! `in = "hmac"` signs the request last, as it goes on the wire: `hash` is `sha1`, `sha256`, `sha384` or `sha512`;
+//! `part` is the key, written as `key_encoding` says (`text`, `hex`, `base64`, `whsec`); `message` is a template of what
+//! is signed; `encoding` is how the signature is written (`hex`, `base64`, `base64url`); `headers` and `query` have
+//! templates by name, and the signature stands in one of them at least. Those without it are set before the message is
+//! filled, so `{query}` and `{header:<name>}` have them too.
+//!
+//! | placeholder | stands for | in `message` | in `headers` and `query` |
+//! |---|---|---|---|
+//! | `{method}`, `{host}`, `{path}`, `{query}`, `{path-and-query}`, `{url}` | the request, in its encoded form; the host with a port that is not the scheme's own | yes | no |
+//! | `{body}` | its bytes; it cannot be streamed then, nor where a digest of it is needed | yes | no |
+//! | `{body-sha256-hex}`, `{body-sha256-base64}`, `{body-sha512-hex}`, `{body-sha512-base64}` | its digest | yes | yes |
+//! | `{timestamp}`, `{timestamp-ms}`, `{timestamp-rfc3339}`, `{timestamp-rfc3339-ms}`, `{timestamp-http}` | one moment, in UTC: seconds or milliseconds since 1970, or as in RFC 3339 or RFC 9110 | yes | yes |
+//! | `{nonce}` | 128 random bits in hexadecimal digits, the same in all templates of one request | yes | yes |
+//! | `{part:<name>}` | a part of the credential, named as in `part` | yes | yes |
+//! | `{header:<name>}` | a header's values with a comma and a space between them, or nothing; none that the host or the client sets afterwards | yes | no |
+//! | `{signature}` | the signature | no | yes |
+//! | `{{`, `}}` | one brace | yes | yes |
+//!
+//! ```
+//! use keyward_policy::{Use, ValueTemplate};
+//! assert!(ValueTemplate::parse("{timestamp}{method}{path-and-query}{body}", Use::Message).is_ok());
+//! assert!(ValueTemplate::parse("App {part:api-key}:{signature}", Use::Value).is_ok());
+//! assert!(ValueTemplate::parse("{body}", Use::Value).is_err());
+//! ```
 //!
 //! # Hosts
 //! ```

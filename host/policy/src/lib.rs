@@ -5,7 +5,7 @@
 //!
 //! Read in this order: [`grammar`] (what an author may write), [`ActionRules`] (`rules.rs`: how a request is
 //! checked), [`operator`] (what the operator allows of it), [`redirect`] (where an answer leads), [`CanonicalPath`] (`path.rs`: the one form of a path), `target.rs` (the one form of a URL),
-//! `headers.rs`, `body.rs`, `placement.rs` (where a credential may go), [`address`] (what may be dialled).
+//! `headers.rs`, `body.rs`, `placement.rs` and `value.rs` (where a credential may go, and what is signed), [`address`] (what may be dialled).
 
 mod denial;
 mod error;
@@ -26,6 +26,7 @@ mod placement;
 mod query;
 mod target;
 mod template;
+mod value;
 
 #[cfg(test)]
 mod testing;
@@ -43,3 +44,4 @@ pub use permit::{Permit, PermitParts};
 pub use rules::ActionRules;
 pub use target::check_endpoint_url;
 pub use template::PathTemplate;
+pub use value::{Piece, Slot, Use, ValueTemplate};

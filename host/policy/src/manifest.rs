@@ -104,12 +104,12 @@ pub(crate) fn check_credential(manifest: &Manifest, errors: &mut Vec<RuleError>)
         let error = RuleError::new("a credential is placed, but no provider is named whose connections have one");
         errors.push(error.hint("add `provider = \"<id>\"`, or leave `credential` out").at(&["credential"]));
     }
-    for (index, key, error) in placement::check(placements) {
+    for (index, (keys, error)) in placement::check(placements) {
+        let index = index.to_string();
+        let keys = keys.iter().map(String::as_str);
         // A single place need not be a list.
-        errors.push(match placements.len() {
-            1 => error.at(&["credential", key]),
-            _ => error.at(&["credential", &index.to_string(), key]),
-        });
+        let index = (placements.len() != 1).then_some(&*index);
+        errors.push(error.at(&["credential"].into_iter().chain(index).chain(keys).collect::<Vec<_>>()));
     }
 }
 

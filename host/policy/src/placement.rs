@@ -3,7 +3,7 @@
 use std::slice;
 
 use http::HeaderName;
-use keyward_model::manifest::{Part, Placement};
+use keyward_model::manifest::{Hmac, Part, Placement};
 
 use crate::{
     body,
@@ -11,6 +11,7 @@ use crate::{
     headers::{FOR_CREDENTIALS, reserved, same_name},
     host::cut,
     query::{is_credential, may_read_as},
+    value::{Slot, Use, ValueTemplate},
 };
 
 /// The most places of one connector.
@@ -19,75 +20,137 @@ const MAX_PLACES: usize = 8;
 /// The longest name of a place, bytes.
 const MAX_NAME: usize = 128;
 
-/// A fault, with the index of the place and the key in it.
-type Fault = (usize, &'static str, RuleError);
+/// A fault of one place, with the keys in it.
+type Fault = (Vec<String>, RuleError);
 
-/// Checks where a manifest puts the credential: each place by itself, and that no two are one.
-pub(crate) fn check(placements: &[Placement]) -> Vec<Fault> {
-    let mut faults: Vec<Fault> = placements
+/// A fault at one key.
+fn at(key: &str) -> impl Fn(RuleError) -> Fault + use<> {
+    let key = key.to_owned();
+    move |error| (vec![key.clone()], error)
+}
+
+/// Checks where a manifest puts the credential: each place by itself, that no two are one, and that one at most signs
+/// the request. A fault comes with the index of its place.
+pub(crate) fn check(placements: &[Placement]) -> Vec<(usize, Fault)> {
+    let mut faults: Vec<_> = placements
         .iter()
         .enumerate()
-        .filter_map(|(index, placement)| check_one(placement).err().map(|(key, error)| (index, key, error)))
+        .filter_map(|(index, placement)| Some((index, check_one(placement).err()?)))
         .collect();
+    let mut fault = |index, error| faults.push((index, at("in")(error)));
     if placements.len() > MAX_PLACES {
-        let error = RuleError::new(format!("the credential goes to more than {MAX_PLACES} places"));
-        faults.push((MAX_PLACES, "in", error));
+        fault(MAX_PLACES, RuleError::new(format!("the credential goes to more than {MAX_PLACES} places")));
+    }
+    let signs = |placement: &Placement| matches!(placement, Placement::AwsSigv4 { .. } | Placement::Hmac(_));
+    if let Some((index, _)) = placements.iter().enumerate().filter(|(_, placement)| signs(placement)).nth(1) {
+        let error = RuleError::new("two places sign the request");
+        fault(index, error.hint("one signature is made last, of everything that the others have placed"));
     }
     for (index, placement) in placements.iter().enumerate() {
         if let Some(other) = placements[..index].iter().position(|other| are_one(other, placement)) {
             let error =
                 RuleError::new(format!("two parts of the credential go to the same place, this and number {other}"));
-            faults.push((index, "in", error.hint("numbers begin at 0; a body has one type, and a header one value")));
+            fault(index, error.hint("numbers begin at 0; a body has one type, and a header one value"));
         }
     }
     faults
 }
 
-fn check_one(placement: &Placement) -> Result<(), (&'static str, RuleError)> {
-    let name_fault = |error: RuleError| ("name", error);
+fn check_one(placement: &Placement) -> Result<(), Fault> {
     if let Some(Part::Field(name)) = part(placement)
         && name.parse::<keyward_model::ConnectorName>().is_err()
     {
         let error = RuleError::new(format!("{:?} is not a part of a credential", cut(name)));
-        return Err(("part", error.hint("use `token`, `username`, `password`, or the name of a field of the connection: a-z, 0-9 and single '-'")));
+        return Err(at("part")(error.hint(
+            "use `token`, `username`, `password`, or the name of a field of the connection: a-z, 0-9 and single '-'",
+        )));
     }
     match placement {
         Placement::Header { name, prefix, .. } => {
-            if name.len() > MAX_NAME || HeaderName::from_bytes(name.as_bytes()).is_err() {
-                return Err(name_fault(RuleError::new(format!("{:?} is not a header name", cut(name)))));
-            }
-            if let Some((of_host, why)) = reserved(name)
-                && !FOR_CREDENTIALS.contains(of_host)
-            {
-                let message = format!("the header {:?} cannot hold a credential: {why}", cut(name));
-                return Err(name_fault(RuleError::new(message)));
-            }
-            if prefix.len() > 64 || !prefix.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
-                let message = "the prefix of a credential is more than 64 characters or not printable ASCII";
-                return Err(("prefix", RuleError::new(message)));
-            }
-            if prefix.starts_with(' ') {
-                return Err(("prefix", RuleError::new("the prefix of a credential starts with a space")));
-            }
-            Ok(())
+            check_header(name).map_err(at("name"))?;
+            check_prefix(prefix).map_err(at("prefix"))
         }
-        Placement::Query { name, .. } => plain(name, "a query name", "-._~$").map_err(name_fault),
-        Placement::Form { name, .. } => plain(name, "the name of a form's field", "-._~$").map_err(name_fault),
-        Placement::Json { name, .. } => plain(name, "the name of a member", "-._~$").map_err(name_fault),
+        Placement::Query { name, .. } => check_query(name).map_err(at("name")),
+        Placement::Form { name, .. } => plain(name, "the name of a form's field", "-._~$").map_err(at("name")),
+        Placement::Json { name, .. } => plain(name, "the name of a member", "-._~$").map_err(at("name")),
         // A token by RFC 6265 section 4.1.1.
-        Placement::Cookie { name, .. } => plain(name, "the name of a cookie", "!#$%&'*+-.^_`|~").map_err(name_fault),
+        Placement::Cookie { name, .. } => plain(name, "the name of a cookie", "!#$%&'*+-.^_`|~").map_err(at("name")),
         Placement::AwsSigv4 { region, service } => scope("region", region).and(scope("service", service)),
+        Placement::Hmac(hmac) => check_hmac(hmac),
         Placement::Basic | Placement::Path { .. } => Ok(()),
     }
 }
 
+fn check_header(name: &str) -> Result<(), RuleError> {
+    if name.len() > MAX_NAME || HeaderName::from_bytes(name.as_bytes()).is_err() {
+        return Err(RuleError::new(format!("{:?} is not a header name", cut(name))));
+    }
+    match reserved(name) {
+        Some((of_host, why)) if !FOR_CREDENTIALS.contains(of_host) => {
+            Err(RuleError::new(format!("the header {:?} cannot hold a credential: {why}", cut(name))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_prefix(prefix: &str) -> Result<(), RuleError> {
+    if prefix.len() > 64 || !prefix.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        return Err(RuleError::new("the prefix of a credential is more than 64 characters or not printable ASCII"));
+    }
+    if prefix.starts_with(' ') {
+        return Err(RuleError::new("the prefix of a credential starts with a space"));
+    }
+    Ok(())
+}
+
+fn check_query(name: &str) -> Result<(), RuleError> {
+    plain(name, "a query name", "-._~$")
+}
+
+/// Checks that each template can be read, that the signature goes somewhere, that it is another one for another
+/// request, and that no two names are one.
+fn check_hmac(hmac: &Hmac) -> Result<(), Fault> {
+    let message = ValueTemplate::parse(&hmac.message, Use::Message).map_err(at("message"))?;
+    if message.slots().all(|slot| matches!(slot, Slot::Part(_))) {
+        let error = RuleError::new("nothing of the request is signed");
+        return Err(at("message")(error.hint("for example \"{timestamp}{method}{path-and-query}{body}\"")));
+    }
+    let mut is_placed = false;
+    let values = hmac.headers.iter().map(|pair| ("headers", pair)).chain(hmac.query.iter().map(|pair| ("query", pair)));
+    for (key, (name, value)) in values {
+        let here = |error: RuleError| (vec![key.to_owned(), name.clone()], error);
+        let (is_sound, is_same): (_, fn(&str, &str) -> bool) =
+            if key == "headers" { (check_header(name), same_name) } else { (check_query(name), may_read_as) };
+        is_sound.map_err(here)?;
+        let names = if key == "headers" { &hmac.headers } else { &hmac.query };
+        if names.keys().any(|other| other < name && is_same(other, name)) {
+            return Err(here(RuleError::new(format!("{:?} stands twice, in two spellings", cut(name)))));
+        }
+        is_placed |= ValueTemplate::parse(value, Use::Value).map_err(here)?.has_signature();
+    }
+    if is_placed {
+        return Ok(());
+    }
+    let error = RuleError::new("the signature goes nowhere");
+    Err(at("in")(error.hint("add for example `headers = { x-signature = \"{signature}\" }`, or the same for `query`")))
+}
+
+/// Whether the bytes of the body are needed to place it.
+pub(crate) fn reads_body(placement: &Placement) -> bool {
+    let Placement::Hmac(hmac) = placement else { return false };
+    let values = hmac.headers.values().chain(hmac.query.values()).map(|value| (value, Use::Value));
+    let mut templates = values.chain([(&hmac.message, Use::Message)]);
+    templates.any(|(text, of)| ValueTemplate::parse(text, of).is_ok_and(|template| template.reads_body()))
+}
+
 /// A word of a credential's scope in AWS Signature Version 4.
-fn scope(key: &'static str, word: &str) -> Result<(), (&'static str, RuleError)> {
+fn scope(key: &'static str, word: &str) -> Result<(), Fault> {
     let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if !word.is_empty() && word.len() <= 64 && word.bytes().all(is_plain) {
         return Ok(());
     }
-    Err((key, RuleError::new(format!("{:?} is not the name of a {key}", cut(word))).hint("use a-z, 0-9 and '-'")))
+    let error = RuleError::new(format!("{:?} is not the name of a {key}", cut(word)));
+    Err(at(key)(error.hint("use a-z, 0-9 and '-'")))
 }
 
 /// Whether the header is one of those that the host sets for the placement, in any spelling that a server may take for
@@ -113,7 +176,8 @@ fn part(placement: &Placement) -> Option<&Part> {
         | Placement::Cookie { part, .. }
         | Placement::Path { part }
         | Placement::Form { part, .. }
-        | Placement::Json { part, .. } => Some(part),
+        | Placement::Json { part, .. }
+        | Placement::Hmac(Hmac { part, .. }) => Some(part),
         Placement::Basic | Placement::AwsSigv4 { .. } => None,
     }
 }
@@ -127,11 +191,12 @@ fn are_one(a: &Placement, b: &Placement) -> bool {
     if headers(a).iter().any(|a| headers(b).iter().any(|b| is_one(a, b))) {
         return true;
     }
+    let in_query = |a, b| queries(a).iter().any(|name| is_credential(name, slice::from_ref(b)));
+    if in_query(a, b) || in_query(b, a) {
+        return true;
+    }
     match (a, b) {
         (Placement::Json { name: a, .. }, Placement::Json { name: b, .. }) => body::is_same_member(a, b),
-        (Placement::Query { name, .. }, other) | (other, Placement::Query { name, .. }) => {
-            is_credential(name, slice::from_ref(other))
-        }
         (Placement::Form { name: a, .. }, Placement::Form { name: b, .. }) => may_read_as(a, b),
         (Placement::Form { .. }, Placement::Json { .. }) | (Placement::Json { .. }, Placement::Form { .. }) => true,
         (Placement::Path { .. }, Placement::Path { .. }) => true,
@@ -163,6 +228,18 @@ fn headers(placement: &Placement) -> Vec<Header<'_>> {
         Placement::AwsSigv4 { .. } => {
             ["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"].map(Header::Whole).into()
         }
+        Placement::Hmac(hmac) => hmac.headers.keys().map(|name| Header::Whole(name)).collect(),
+        Placement::Query { .. } | Placement::Path { .. } | Placement::Form { .. } | Placement::Json { .. } => {
+            Vec::new()
+        }
+    }
+}
+
+/// The parameters of the query that it goes to.
+pub(crate) fn queries(placement: &Placement) -> Vec<&str> {
+    match placement {
+        Placement::Query { name, .. } => vec![name],
+        Placement::Hmac(hmac) => hmac.query.keys().map(String::as_str).collect(),
         _ => Vec::new(),
     }
 }
@@ -174,14 +251,21 @@ mod tests {
 
     const AWS: &str = r#"{"in": "aws-sigv4", "region": "eu-central-1", "service": "s3"}"#;
 
+    const HMAC: &str = r#"{"in": "hmac", "hash": "sha256", "message": "{body}", "headers": {"x-sign": "{signature}"}, "query": {"time": "{timestamp}"}}"#;
+
+    fn hmac(message: &str, headers: &str, query: &str) -> String {
+        format!(r#"{{"in": "hmac", "hash": "sha256", "message": "{message}", "headers": {headers}, "query": {query}}}"#)
+    }
+
     fn read(text: &str) -> Placement {
         serde_json::from_str(text).unwrap()
     }
 
-    fn one(text: &str) -> Result<(), &'static str> {
+    /// The keys of the first fault.
+    fn one(text: &str) -> Result<(), String> {
         match check(&[read(text)]).as_slice() {
             [] => Ok(()),
-            [(0, key, _), ..] => Err(key),
+            [(0, (keys, _)), ..] => Err(keys.join(".")),
             _ => panic!("a fault of another place"),
         }
     }
@@ -225,7 +309,29 @@ mod tests {
             (r#"{"in": "aws-sigv4", "region": "", "service": "s3"}"#, "region"),
             (r#"{"in": "aws-sigv4", "region": "eu-central-1", "service": "s3/x"}"#, "service"),
         ] {
-            assert_eq!(one(text), Err(key), "{text}");
+            assert_eq!(one(text), Err(key.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn signature_is_of_something_and_goes_somewhere() {
+        let good = r#"{"Authorization": "App {part:api-key}:{nonce}:{signature}", "X-Time": "{timestamp}"}"#;
+        for (message, headers, query, fault) in [
+            ("{timestamp}.{body}", good, "{}", None),
+            ("{query}", "{}", r#"{"timestamp": "{timestamp-ms}", "signature": "{signature}"}"#, None),
+            ("{timestamp}.{bdy}", good, "{}", Some("message")),
+            ("a{part:api-key}", good, "{}", Some("message")),
+            ("{signature}", good, "{}", Some("message")),
+            ("{body}", "{}", "{}", Some("in")),
+            ("{body}", r#"{"x-time": "{timestamp}"}"#, "{}", Some("in")),
+            ("{body}", r#"{"host": "{signature}"}"#, "{}", Some("headers.host")),
+            ("{body}", r#"{"x-sign": "{body}"}"#, "{}", Some("headers.x-sign")),
+            ("{body}", r#"{"X-Sign": "{signature}", "x_sign": "a"}"#, "{}", Some("headers.x_sign")),
+            ("{body}", "{}", r#"{"a&b": "{signature}"}"#, Some("query.a&b")),
+            ("{body}", "{}", r#"{"Sign": "{signature}", "sign": "a"}"#, Some("query.sign")),
+        ] {
+            let text = hmac(message, headers, query);
+            assert_eq!(one(&text).err().as_deref(), fault, "{text}");
         }
     }
 
@@ -251,9 +357,14 @@ mod tests {
             (AWS, r#"{"in": "header", "name": "X-Amz-Date"}"#, true),
             (AWS, AWS, true),
             (AWS, r#"{"in": "header", "name": "X-Amz-Target"}"#, false),
+            (AWS, &hmac("{body}", r#"{"x-sign": "{signature}"}"#, "{}"), true),
+            (HMAC, r#"{"in": "header", "name": "X_Sign"}"#, true),
+            (HMAC, r#"{"in": "query", "name": "Time"}"#, true),
+            (HMAC, r#"{"in": "header", "name": "X-Key", "part": "api-key"}"#, false),
+            (HMAC, r#"{"in": "form", "name": "time"}"#, true),
         ] {
             let faults = check(&[read(a), read(b)]);
-            assert_eq!(faults.first().map(|(index, ..)| *index), same.then_some(1), "{a} {b}");
+            assert_eq!(faults.first().map(|(index, _)| *index), same.then_some(1), "{a} {b}");
         }
         let many: Vec<_> = (0..9).map(|n| read(&format!(r#"{{"in": "query", "name": "a{n}"}}"#))).collect();
         assert_eq!((check(&many).len(), check(&many[1..]).len()), (1, 0));

@@ -8,6 +8,7 @@ use percent_encoding::percent_decode_str;
 use crate::{
     error::{Refusal, RuleError},
     host::cut,
+    placement::queries,
 };
 
 /// The longest query, bytes on the wire.
@@ -61,10 +62,8 @@ impl QueryNames {
 /// several servers merge them with the query, and some give the query the last word.
 pub(crate) fn is_credential(name: &str, placements: &[Placement]) -> bool {
     placements.iter().any(|placement| match placement {
-        Placement::Query { name: own, .. } | Placement::Form { name: own, .. } | Placement::Json { name: own, .. } => {
-            may_read_as(name, own)
-        }
-        _ => false,
+        Placement::Form { name: own, .. } | Placement::Json { name: own, .. } => may_read_as(name, own),
+        other => queries(other).iter().any(|own| may_read_as(name, own)),
     })
 }
 
@@ -248,6 +247,14 @@ mod tests {
         }
         let dotted = placed("api.key");
         assert!(is_credential("api_key", &dotted) && is_credential("api.key", &dotted));
+    }
+
+    #[test]
+    fn parameters_that_go_with_a_signature_are_the_hosts() {
+        let hmac = r#"{"in": "hmac", "hash": "sha256", "message": "{query}", "query": {"signature": "{signature}", "time": "{timestamp}"}}"#;
+        let hmac = [serde_json::from_str(hmac).unwrap()];
+        assert!(is_credential("Signature", &hmac) && is_credential("time[]", &hmac));
+        assert!(!is_credential("x-signature", &hmac));
     }
 
     #[test]

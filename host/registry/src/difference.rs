@@ -7,7 +7,7 @@ use std::{
 
 use keyward_model::{
     ActionName, ConnectorId,
-    manifest::{Action, Idempotency, Manifest, PATH_MARK, Part, Placement},
+    manifest::{Action, Hmac, Idempotency, KeyEncoding, Manifest, PATH_MARK, Part, Placement},
 };
 use serde::Serialize;
 
@@ -208,9 +208,7 @@ fn of_action(action: &Action) -> Vec<(u8, String, Ask)> {
 fn placement_text(placement: &Placement) -> String {
     let of = |part: &Part, place: String| match part {
         Part::Token => place,
-        Part::Username => format!("the user name {place}"),
-        Part::Password => format!("the password {place}"),
-        Part::Field(name) => format!("the field {name} {place}"),
+        part => format!("{} {place}", part_text(part)),
     };
     match placement {
         Placement::Header { name, prefix, part } if prefix.is_empty() => of(part, format!("in the header {name}")),
@@ -222,6 +220,33 @@ fn placement_text(placement: &Placement) -> String {
         Placement::Form { name, part } => of(part, format!("in the form as {name}")),
         Placement::Json { name, part } => of(part, format!("in the JSON body as {name}")),
         Placement::AwsSigv4 { region, service } => format!("as an AWS signature for {service} in {region}"),
+        Placement::Hmac(hmac) => hmac_text(hmac),
+    }
+}
+
+/// All of it: another message, or another place of a part, is another right.
+fn hmac_text(hmac: &Hmac) -> String {
+    let key = match (part_text(&hmac.part), hmac.key_encoding) {
+        (part, KeyEncoding::Text) => part,
+        (part, encoding) => format!("{part} as {}", encoding.as_str()),
+    };
+    let values = hmac.headers.iter().map(|pair| ("header", pair)).chain(hmac.query.iter().map(|pair| ("query", pair)));
+    let places: Vec<_> = values.map(|(kind, (name, value))| format!("{kind} {name} {value:?}")).collect();
+    format!(
+        "as an HMAC ({}, {}, with {key}) of {:?} in {}",
+        hmac.hash.as_str(),
+        hmac.encoding.as_str(),
+        hmac.message,
+        places.join(" and ")
+    )
+}
+
+fn part_text(part: &Part) -> String {
+    match part {
+        Part::Token => "the token".to_owned(),
+        Part::Username => "the user name".to_owned(),
+        Part::Password => "the password".to_owned(),
+        Part::Field(name) => format!("the field {name}"),
     }
 }
 
@@ -294,6 +319,10 @@ mod tests {
             (
                 r#"in = "header", name = "Authorization", prefix = "Bearer ""#,
                 r#"in = "aws-sigv4", region = "eu-central-1", service = "s3""#,
+            ),
+            (
+                r#"in = "header", name = "Authorization", prefix = "Bearer ""#,
+                r#"in = "hmac", hash = "sha256", message = "{body}", headers = { x-sign = "{signature}" }"#,
             ),
             (r#"provider = "shop""#, r#"provider = "bank""#),
             (r#"["read"], ["admin"]"#, r#"["read"], ["admin"], ["write"]"#),

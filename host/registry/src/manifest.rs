@@ -11,7 +11,10 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use keyward_model::{
     ActionName, ConnectorName, Diagnostic, IdError, Span,
-    manifest::{Action, Endpoint, Idempotency, LimitOverrides, Manifest, Part, Placement, RequestRule},
+    manifest::{
+        Action, Endpoint, Hash, Hmac, Idempotency, KeyEncoding, LimitOverrides, Manifest, Part, Placement, RequestRule,
+        SignatureEncoding,
+    },
 };
 use toml_span::ErrorKind;
 
@@ -175,13 +178,13 @@ fn placements(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Placement>
 }
 
 /// The kinds of places.
-const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4"];
+const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4", "hmac"];
 
 fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
     let mut fields = node.fields(faults)?;
     let kind = fields.required("in", faults, |node, faults| one_of(node, PLACES, faults))?;
     let name = match kind {
-        "basic" | "path" | "aws-sigv4" => String::new(),
+        "basic" | "path" | "aws-sigv4" | "hmac" => String::new(),
         _ => fields.required("name", faults, Node::text).unwrap_or_default(),
     };
     let part = match kind {
@@ -202,10 +205,34 @@ fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
             region: fields.required("region", faults, Node::text).unwrap_or_default(),
             service: fields.required("service", faults, Node::text).unwrap_or_default(),
         },
+        "hmac" => Placement::Hmac(Hmac {
+            hash: fields.required("hash", faults, |node, faults| word(node, Hash::ALL, faults)).unwrap_or(Hash::Sha256),
+            part,
+            key_encoding: fields
+                .optional("key_encoding", faults, |node, faults| word(node, KeyEncoding::ALL, faults))
+                .unwrap_or_default(),
+            message: fields.required("message", faults, Node::text).unwrap_or_default(),
+            encoding: fields
+                .optional("encoding", faults, |node, faults| word(node, SignatureEncoding::ALL, faults))
+                .unwrap_or_default(),
+            headers: fields.optional("headers", faults, templates).unwrap_or_default(),
+            query: fields.optional("query", faults, templates).unwrap_or_default(),
+        }),
         _ => Placement::Basic,
     };
     fields.close(faults);
     Some(read)
+}
+
+/// Texts by name.
+fn templates(node: &Node<'_, '_>, faults: &mut Faults) -> Option<BTreeMap<String, String>> {
+    Some(node.named(faults, |name, node, faults| Some((name.to_owned(), node.text(faults)?))))
+}
+
+fn word<T: Copy>(node: &Node<'_, '_>, words: &[(&'static str, T)], faults: &mut Faults) -> Option<T> {
+    let names: Vec<_> = words.iter().map(|(name, _)| *name).collect();
+    let chosen = one_of(node, &names, faults)?;
+    words.iter().find(|(name, _)| *name == chosen).map(|(_, word)| *word)
 }
 
 fn action(node: &Node<'_, '_>, faults: &mut Faults) -> Action {

@@ -149,7 +149,7 @@ name = "c"
     6:87 "/go" rule: the path has no {credential}, and the credential goes there
         write {credential} where it goes, for example `/bot{credential}/send`
     10:9 "Host" rule: the header "Host" cannot hold a credential: it follows from the URL
-    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4
+    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac
     18:1 "name" unknown-field: there is no field `name` here
         known are: in, part
     23:9 "Secret" rule: "Secret" is not a part of a credential
@@ -178,6 +178,44 @@ name = "c"
       }
     ]
     "#);
+}
+
+#[test]
+fn faults_of_a_signature_are_told_where_they_are() {
+    let signed = |credential: &str| {
+        faults(&format!(
+            r#"name = "a"
+version = "0.1.0"
+title = "A"
+provider = "http"
+endpoints.api.url = "https://api.example"
+actions.go = {{ title = "Go", requests = [{{ method = "POST", endpoint = "api", path = "/go" }}] }}
+credential = {credential}
+"#
+        ))
+    };
+    insta::assert_snapshot!(
+        signed(r#"{ in = "hmac", hash = "sha-256", message = "{timestamp}{bdy}", headers = { x-sign = "{signature}" }, encodng = "hex" }"#),
+        @r#"
+    7:37 "sha-256" bad-value: `sha-256` is not one of: sha1, sha256, sha384, sha512
+        did you mean `sha256`?
+    7:58 "{timestamp}{bdy}" rule: {bdy} is no placeholder
+        known are {method}, {host}, {path}, {query}, {path-and-query}, {url}, {body}, {body-sha256-hex}, {body-sha256-base64}, {body-sha512-hex}, {body-sha512-base64}, {timestamp}, {timestamp-ms}, {timestamp-rfc3339}, {timestamp-rfc3339-ms}, {timestamp-http}, {nonce}, {part:<name>}, {header:<name>}; a brace is written twice
+    7:115 "encodng" unknown-field: there is no field `encodng` here
+        did you mean `encoding`?
+    "#
+    );
+    insta::assert_snapshot!(
+        signed(r#"{ in = "hmac", hash = "sha256", message = "{body}", headers = { x-sign = "{signature}", host = "{nonce}" } }"#),
+        @r#"7:110 "{nonce}" rule: the header "host" cannot hold a credential: it follows from the URL"#
+    );
+    insta::assert_snapshot!(
+        signed(r#"{ in = "hmac", hash = "sha256", message = "{body}", headers = { x-time = "{timestamp}" } }"#),
+        @r#"
+    7:22 "hmac" rule: the signature goes nowhere
+        add for example `headers = { x-signature = "{signature}" }`, or the same for `query`
+    "#
+    );
 }
 
 #[test]
@@ -221,7 +259,7 @@ title = ""
     7:8 "ftp://api.github.com" rule: the URL has another scheme than https
         write for example `https://api.example.com` or `https://api.example.com/v1`
     8:17 "yes" wrong-type: `true` or `false` is wanted here, and this is of type string
-    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4
+    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac
     16:17 "get" rule: the method "get" is not a word in capitals
         write `GET`
     16:35 "ap" rule: there is no endpoint "ap"

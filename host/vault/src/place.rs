@@ -3,6 +3,8 @@
 //! Whatever stands there is taken out first. What is put in is never looked at again for anything to
 //! replace, and holds no control character, so it cannot end a header or begin another.
 
+mod fill;
+mod hmac;
 mod sign;
 
 use std::{ops::Range, sync::Arc};
@@ -22,6 +24,7 @@ use time::OffsetDateTime;
 use url::Url;
 use zeroize::Zeroizing;
 
+use self::fill::Filling;
 use crate::{
     credential::{BasicSecret, Fields, Material, to_json},
     redact::SHORTEST,
@@ -108,7 +111,7 @@ pub(crate) fn place(
             }
             Placement::Basic => placed.extend(set_basic(material, &mut draft.headers)?),
             // Below, when everything else is in its place.
-            Placement::AwsSigv4 { .. } => {}
+            Placement::AwsSigv4 { .. } | Placement::Hmac(_) => {}
             Placement::Path { part: of } => {
                 let secret = part(of)?;
                 set_path(draft, secret)?;
@@ -128,11 +131,18 @@ pub(crate) fn place(
         set_members(&members, draft)?;
     }
     for placement in placements {
-        if let Placement::AwsSigv4 { region, service } = placement {
-            let Material::Aws(keys) = material else {
-                return Err(unplaceable("the connector signs with an access key of AWS, and the connection has none"));
-            };
-            placed.extend(sign::sign_aws((region, service), keys, method, now, draft)?);
+        match placement {
+            Placement::AwsSigv4 { region, service } => {
+                let Material::Aws(keys) = material else {
+                    let message = "the connector signs with an access key of AWS, and the connection has none";
+                    return Err(unplaceable(message));
+                };
+                placed.extend(sign::sign_aws((region, service), keys, method, now, draft)?);
+            }
+            Placement::Hmac(hmac) => {
+                placed.extend(hmac::sign(hmac, &Filling::new(material, fields, (method, now))?, draft)?);
+            }
+            _ => {}
         }
     }
     Ok(placed)

@@ -1,0 +1,99 @@
+//! Credentials that sign: each against a server that verifies by itself.
+
+use anyhow::Result;
+use keyward_harness::{Keyward, keyward::guest, process::NodeServer};
+use serde_json::{Value, json};
+
+/// A connector whose one action sends whatever it is told to, with this `credential`, and a connection to `url`.
+fn connector(url: &str, credential: &str, connect: &[&str], secret: &str) -> Result<Keyward> {
+    let keyward = Keyward::initialised(&[url.trim_start_matches("http://").to_owned()])?;
+    let folder = keyward.folder().join("signing");
+    std::fs::create_dir(&folder)?;
+    let manifest = format!(
+        r#"name = "signing"
+version = "0.1.0"
+title = "Signing"
+provider = "http"
+endpoints.api = {{ url = "https://api.example", configurable = true }}
+
+{credential}
+[actions.any-request]
+title = "Send any request"
+requests = [
+    {{ method = "GET", endpoint = "api", path = "/**", query = ["*"] }},
+    {{ method = "POST", endpoint = "api", path = "/**", query = ["*"] }},
+]
+"#
+    );
+    std::fs::write(folder.join("connector.toml"), manifest)?;
+    let schema = json!({"type": "object"});
+    let actions = json!([{"name": "any-request", "input": schema, "output": schema}]);
+    std::fs::write(folder.join("actions.json"), actions.to_string())?;
+    let (hostile, made) = (guest("hostile")?.display().to_string(), folder.join("made.wasm").display().to_string());
+    let folder = folder.display().to_string();
+    keyward.run(["plugin", "build", &folder, "--component", &hostile, "--out", &made])?.success();
+    keyward.run(["plugin", "add", &made, "--yes"])?.success();
+    let endpoint = format!("api={url}");
+    let connect = ["connect", "http", "--name", "own", "--secret-file", "-", "--endpoint", &endpoint]
+        .into_iter()
+        .chain(connect.iter().copied());
+    keyward.run_with_input(connect, secret)?.success();
+    Ok(keyward)
+}
+
+/// Sends a request through the gate and tells what came of it.
+fn send(keyward: &Keyward, input: &Value) -> Result<Value> {
+    let call = ["--json", "call", "signing.any-request", "--input", &input.to_string()];
+    Ok(keyward.run(call)?.success().json()["output"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_hmac_of_what_goes_on_the_wire_is_accepted_and_never_seen() -> Result<()> {
+    let key = "Y2FuYXJ5LWtleS1vZi10aGUtZXhjaGFuZ2U=";
+    let server = NodeServer::start("signed-api.mjs", &json!({"key": key, "id": "public-key-id"}))?;
+    let coinbase = r#"
+[credential]
+in = "hmac"
+hash = "sha256"
+key_encoding = "base64"
+message = "{timestamp}{method}{path-and-query}{body}"
+encoding = "base64"
+
+[credential.headers]
+cb-access-key = "{part:key-id}"
+cb-access-sign = "{signature}"
+cb-access-timestamp = "{timestamp}"
+"#;
+    let binance = r#"
+[credential]
+in = "hmac"
+hash = "sha256"
+message = "{query}{body}"
+headers = { x-mbx-apikey = "{part:key-id}" }
+query = { timestamp = "{timestamp-ms}", signature = "{signature}" }
+"#;
+    for (scheme, credential) in [("coinbase", coinbase), ("binance", binance)] {
+        let connect = ["--method", "api-key", "--field", "key-id=public-key-id"];
+        let keyward = connector(&server.said("url")?, credential, &connect, key)?;
+        let path = |path: &str| format!("/{scheme}/{path}");
+        for input in [
+            json!({"method": "GET", "path": path("accounts")}),
+            json!({"method": "GET", "path": path("accounts"), "query": [["q", "a b&c=d/é+'"], ["side", "BUY"]]}),
+            json!({"method": "POST", "path": path("orders%20x"), "body": "{\"size\": \"1.0é\"}", "query": [["a", ""]]}),
+        ] {
+            let output = send(&keyward, &input)?;
+            assert_eq!(output["status"], 200, "{scheme} {input}: {output}");
+            assert_eq!(output["body"], "signed by [redacted]", "{scheme} {input}: {output}");
+        }
+
+        let streamed = json!({"method": "POST", "path": path("orders"), "body": "text", "stream": true});
+        assert_eq!(send(&keyward, &streamed)?["error"]["reason"], "body-not-allowed", "{scheme}");
+        let own = match scheme {
+            "coinbase" => json!({"method": "GET", "path": path("a"), "headers": [["CB_ACCESS_TIMESTAMP", "1"]]}),
+            _ => json!({"method": "GET", "path": path("a"), "query": [["Timestamp", "1"]]}),
+        };
+        let output = send(&keyward, &own)?;
+        assert_eq!(output["error"]["sent"], "no", "{scheme}: {output}");
+    }
+    Ok(())
+}
