@@ -1,14 +1,22 @@
 //! Credentials that sign: each against a server that verifies by itself.
 
 use anyhow::Result;
-use keyward_harness::{Keyward, keyward::guest, process::NodeServer};
+use keyward_harness::{Keyward, Outcome, keyward::guest, process::NodeServer};
 use serde_json::{Value, json};
 
 /// A connector whose one action sends whatever it is told to, with this `credential`, and a connection to `url`.
 fn connector(url: &str, credential: &str, connect: &[&str], secret: &str) -> Result<Keyward> {
     let keyward = Keyward::initialised(&[url.trim_start_matches("http://").to_owned()])?;
+    install(&keyward, credential)?;
+    let outcome = self::connect(&keyward, url, connect, secret)?;
+    outcome.success();
+    Ok(keyward)
+}
+
+/// Installs the connector with this `credential`.
+fn install(keyward: &Keyward, credential: &str) -> Result<()> {
     let folder = keyward.folder().join("signing");
-    std::fs::create_dir(&folder)?;
+    std::fs::create_dir_all(&folder)?;
     let manifest = format!(
         r#"name = "signing"
 version = "0.1.0"
@@ -32,13 +40,17 @@ requests = [
     let (hostile, made) = (guest("hostile")?.display().to_string(), folder.join("made.wasm").display().to_string());
     let folder = folder.display().to_string();
     keyward.run(["plugin", "build", &folder, "--component", &hostile, "--out", &made])?.success();
-    keyward.run(["plugin", "add", &made, "--yes"])?.success();
+    keyward.run(["plugin", "add", &made, "--yes", "--allow-widening"])?.success();
+    Ok(())
+}
+
+/// Makes a connection to `url` with a secret from standard input.
+fn connect(keyward: &Keyward, url: &str, connect: &[&str], secret: &str) -> Result<Outcome> {
     let endpoint = format!("api={url}");
-    let connect = ["connect", "http", "--name", "own", "--secret-file", "-", "--endpoint", &endpoint]
+    let connect = ["--json", "connect", "http", "--name", "own", "--secret-file", "-", "--endpoint", &endpoint]
         .into_iter()
         .chain(connect.iter().copied());
-    keyward.run_with_input(connect, secret)?.success();
-    Ok(keyward)
+    keyward.run_with_input(connect, secret)
 }
 
 /// Sends a request through the gate and tells what came of it.
@@ -94,6 +106,80 @@ query = { timestamp = "{timestamp-ms}", signature = "{signature}" }
         };
         let output = send(&keyward, &own)?;
         assert_eq!(output["error"]["sent"], "no", "{scheme}: {output}");
+    }
+    Ok(())
+}
+
+/// The credential of a connector whose tokens the test server takes.
+fn jwt(algorithm: &str) -> String {
+    let key = if algorithm.starts_with("HS") { "key_encoding = \"hex\"" } else { "" };
+    format!(
+        r#"
+[credential]
+in = "jwt"
+name = "authorization"
+prefix = "Bearer "
+algorithm = "{algorithm}"
+{key}
+key_id = "{{part:key-id}}"
+lifetime_seconds = 600
+backdate_seconds = 60
+
+[credential.claims]
+iss = "{{part:issuer}}"
+aud = "the-api"
+bid = "com.example.app"
+jti = "{{nonce}}"
+uri = "{{method}} {{host}}{{path-and-query}}"
+"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_minted_for_each_request_with_any_kind_of_key() -> Result<()> {
+    let server = NodeServer::start("token-api.mjs", &json!({}))?;
+    let url = server.said("url")?;
+    let key = |name: &str| server.ready["keys"][name].as_str().unwrap().to_owned();
+    let keyward = Keyward::initialised(&[url.trim_start_matches("http://").to_owned()])?;
+    let fields = ["--field", "key-id=key-1", "--field", "issuer=issuer-1"];
+    let with = |method| [&["--method", method], &fields[..]].concat();
+    for (name, algorithms) in [
+        ("rsa", &["RS256", "PS256"][..]),
+        ("rsa-pkcs1", &["RS512", "PS384"]),
+        ("p256", &["ES256"]),
+        ("p256-sec1", &["ES256"]),
+        ("p384", &["ES384"]),
+        ("p384-sec1", &["ES384"]),
+        ("ed25519", &["EdDSA"]),
+        ("secret", &["HS256", "HS512"]),
+    ] {
+        for algorithm in algorithms {
+            install(&keyward, &jwt(algorithm))?;
+            let method = if name == "secret" { "api-key" } else { "signing-key" };
+            connect(&keyward, &url, &with(method), &key(name))?.success();
+            let input = json!({"method": "GET", "path": format!("/{name}/{algorithm}/x"), "query": [["q", "a b"]]});
+            let output = send(&keyward, &input)?;
+            assert_eq!(output["status"], 200, "{name} {algorithm}: {output}");
+            assert_eq!(output["body"], "welcome, [redacted]", "{name} {algorithm}");
+            keyward.run(["connections", "delete", "own", "--yes"])?.success();
+        }
+    }
+
+    // The connector that is installed now signs HS512.
+    let refused = |method, name: &str, more: &[&str]| -> Result<Value> {
+        let arguments = [&with(method)[..], more].concat();
+        Ok(connect(&keyward, &url, &arguments, &key(name))?.failure(2).error())
+    };
+    let error = refused("signing-key", "rsa", &[])?;
+    assert_eq!(error["code"], "key-unsuitable", "{error}");
+    install(&keyward, &jwt("ES256"))?;
+    for (method, name, more) in [
+        ("signing-key", "p384", &[][..]),
+        ("signing-key", "rsa", &["--for", "signing"]),
+        ("api-key", "secret", &["--for", "signing.any-request"]),
+    ] {
+        let error = refused(method, name, more)?;
+        assert_eq!(error["code"], "key-unsuitable", "{method} {name}: {error}");
     }
     Ok(())
 }

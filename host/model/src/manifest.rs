@@ -130,6 +130,66 @@ pub enum Placement {
     },
     /// As an HMAC (RFC 2104) of what a template says.
     Hmac(Hmac),
+    /// As a JSON Web Token (RFC 7519) that the host mints for the request.
+    Jwt(Jwt),
+}
+
+/// A token that is minted for each request, in a header: `prefix` and then the token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    /// The header's name.
+    pub name: String,
+    /// What stands before the token, for example `Bearer ` with its space.
+    #[serde(default)]
+    pub prefix: String,
+    /// How it is signed.
+    pub algorithm: JwtAlgorithm,
+    /// The key, of an algorithm with a shared secret; of the others it is the connection's signing key.
+    #[serde(default, skip_serializing_if = "Part::is_token")]
+    pub part: Part,
+    /// How a shared secret is written.
+    #[serde(default)]
+    pub key_encoding: KeyEncoding,
+    /// A template of the key's id (`kid`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// From `iat` to `exp`, seconds.
+    pub lifetime_seconds: u32,
+    /// How long before now `iat` is, seconds, for servers whose clock is behind.
+    #[serde(default)]
+    pub backdate_seconds: u32,
+    /// Whether there is an `nbf`, the same as `iat`.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub not_before: bool,
+    /// The other claims; their texts are templates.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, Claim>,
+}
+
+/// The value of a claim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Claim {
+    /// A template of a text.
+    Text(String),
+    /// A whole number.
+    Number(i64),
+    /// `true` or `false`.
+    Flag(bool),
+    /// A list of templates of texts.
+    Texts(Vec<String>),
+}
+
+impl Claim {
+    /// The templates in it.
+    pub fn templates(&self) -> &[String] {
+        match self {
+            Self::Text(text) => std::slice::from_ref(text),
+            Self::Texts(texts) => texts,
+            Self::Number(_) | Self::Flag(_) => &[],
+        }
+    }
 }
 
 /// A signature by HMAC, and where it and what belongs to it go. The grammar of the templates is in `keyward_policy`.
@@ -191,6 +251,43 @@ words! {
         Sha384 = "sha384",
         /// SHA-512.
         Sha512 = "sha512",
+    }
+}
+
+words! {
+    /// How a token is signed (RFC 7518 section 3.1, RFC 8037 section 3.1).
+    JwtAlgorithm {
+        /// HMAC with SHA-256.
+        Hs256 = "HS256",
+        /// HMAC with SHA-384.
+        Hs384 = "HS384",
+        /// HMAC with SHA-512.
+        Hs512 = "HS512",
+        /// RSASSA-PKCS1-v1_5 with SHA-256.
+        Rs256 = "RS256",
+        /// RSASSA-PKCS1-v1_5 with SHA-384.
+        Rs384 = "RS384",
+        /// RSASSA-PKCS1-v1_5 with SHA-512.
+        Rs512 = "RS512",
+        /// RSASSA-PSS with SHA-256.
+        Ps256 = "PS256",
+        /// RSASSA-PSS with SHA-384.
+        Ps384 = "PS384",
+        /// RSASSA-PSS with SHA-512.
+        Ps512 = "PS512",
+        /// ECDSA on P-256 with SHA-256.
+        Es256 = "ES256",
+        /// ECDSA on P-384 with SHA-384.
+        Es384 = "ES384",
+        /// Ed25519.
+        EdDsa = "EdDSA",
+    }
+}
+
+impl JwtAlgorithm {
+    /// Whether the key is a secret that both sides have.
+    pub fn is_symmetric(self) -> bool {
+        matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
     }
 }
 

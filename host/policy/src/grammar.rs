@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `endpoints.<name>.url` | `https://`, a host, a port where it is not 443, a base path. No user information, query or fragment. `http://` or an address for a host is used only where the operator excepts it ([`crate::NetworkExceptions`]) | `https://api.github.com`, `https://graph.microsoft.com/v1.0` |
 //! | its host | a whole name, or `*.` and a name of at least two labels for every name below it. Letter case, a trailing dot and other scripts are folded. Such an endpoint is reached by absolute URLs alone | `api.example.com`, `*.sharepoint.com` |
-//! | `credential` | one place or a list of at most eight, no two of them the same. `in = "header"` with `name` and `prefix`; `"query"`, `"cookie"`, `"form"` and `"json"` with `name`; `"path"`; `"basic"`; `"aws-sigv4"` with `region` and `service`; `"hmac"`, see below. One at most signs the request. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
+//! | `credential` | one place or a list of at most eight, no two of them the same. `in = "header"` with `name` and `prefix`; `"query"`, `"cookie"`, `"form"` and `"json"` with `name`; `"path"`; `"basic"`; `"aws-sigv4"` with `region` and `service`; `"hmac"` and `"jwt"`, see below. One at most signs the request. No header that the host keeps for itself but `authorization` and `cookie` | `{ in = "header", name = "authorization", prefix = "Bearer " }` |
 //! | its `part` | `token` (the default), `username`, `password`, or the name of a field of the connection; not with `"basic"` | `{ in = "header", name = "client-id", part = "client-id" }` |
 //! | `endpoints.<name>.credential` | `true` (the default) or `false`: whether requests there carry the credential | `false` for signed downloads on `*.example-files.com` |
 //! | `requests[].method` | a word in capitals, but not `CONNECT`, `TRACE`, `TRACK`. `GET` does not include `HEAD` | `GET`, `PATCH`, `PROPFIND` |
@@ -76,6 +76,12 @@
 //! assert!(ValueTemplate::parse("App {part:api-key}:{signature}", Use::Value).is_ok());
 //! assert!(ValueTemplate::parse("{body}", Use::Value).is_err());
 //! ```
+//!
+//! `in = "jwt"` mints a token for each request: `name` and `prefix` as of a header; `algorithm` is one of `HS256` to
+//! `HS512`, `RS256` to `RS512`, `PS256` to `PS512`, `ES256`, `ES384`, `EdDSA`; `lifetime_seconds` is 1 to 3,600 and
+//! `backdate_seconds` 0 to 300; `not_before` adds `nbf`; `key_id` is a template with `{part:<name>}`; `claims` has at
+//! most 32 values by name, none of them `iat`, `exp` or `nbf`, whose texts are templates with everything of the table
+//! but `{body}`, `{timestamp...}`, `{header:<name>}` and `{signature}`. `part` and `key_encoding` are for `HS` alone.
 //!
 //! # Hosts
 //! ```

@@ -3,7 +3,7 @@
 use std::slice;
 
 use http::HeaderName;
-use keyward_model::manifest::{Hmac, Part, Placement};
+use keyward_model::manifest::{Hmac, Jwt, KeyEncoding, Part, Placement};
 
 use crate::{
     body,
@@ -41,7 +41,6 @@ pub(crate) fn check(placements: &[Placement]) -> Vec<(usize, Fault)> {
     if placements.len() > MAX_PLACES {
         fault(MAX_PLACES, RuleError::new(format!("the credential goes to more than {MAX_PLACES} places")));
     }
-    let signs = |placement: &Placement| matches!(placement, Placement::AwsSigv4 { .. } | Placement::Hmac(_));
     if let Some((index, _)) = placements.iter().enumerate().filter(|(_, placement)| signs(placement)).nth(1) {
         let error = RuleError::new("two places sign the request");
         fault(index, error.hint("one signature is made last, of everything that the others have placed"));
@@ -77,6 +76,7 @@ fn check_one(placement: &Placement) -> Result<(), Fault> {
         Placement::Cookie { name, .. } => plain(name, "the name of a cookie", "!#$%&'*+-.^_`|~").map_err(at("name")),
         Placement::AwsSigv4 { region, service } => scope("region", region).and(scope("service", service)),
         Placement::Hmac(hmac) => check_hmac(hmac),
+        Placement::Jwt(jwt) => check_jwt(jwt),
         Placement::Basic | Placement::Path { .. } => Ok(()),
     }
 }
@@ -135,12 +135,95 @@ fn check_hmac(hmac: &Hmac) -> Result<(), Fault> {
     Err(at("in")(error.hint("add for example `headers = { x-signature = \"{signature}\" }`, or the same for `query`")))
 }
 
+/// The longest lifetime of a token, seconds.
+const MAX_LIFETIME: u32 = 3600;
+
+/// The longest time that a token is dated back, seconds.
+const MAX_BACKDATE: u32 = 300;
+
+/// The most claims of a token beside those that the host sets.
+const MAX_CLAIMS: usize = 32;
+
+/// Checks the header, that the key is one of the algorithm, the lifetime, and the claims.
+fn check_jwt(jwt: &Jwt) -> Result<(), Fault> {
+    check_header(&jwt.name).map_err(at("name"))?;
+    check_prefix(&jwt.prefix).map_err(at("prefix"))?;
+    if !jwt.algorithm.is_symmetric() {
+        let error = || {
+            RuleError::new(format!(
+                "{} signs with the connection's signing key, and with no other",
+                jwt.algorithm.as_str()
+            ))
+            .hint("leave it out; `keyward connect --method signing-key` gives the key")
+        };
+        if jwt.part != Part::Token {
+            return Err(at("part")(error()));
+        }
+        if jwt.key_encoding != KeyEncoding::Text {
+            return Err(at("key_encoding")(error()));
+        }
+    }
+    if let Some(key_id) = &jwt.key_id {
+        let template = ValueTemplate::parse(key_id, Use::Claim).map_err(at("key_id"))?;
+        if template.slots().any(|slot| !matches!(slot, Slot::Part(_))) {
+            return Err(at("key_id")(RuleError::new("only `{part:<name>}` has a meaning in the id of a key")));
+        }
+    }
+    if jwt.lifetime_seconds == 0 || jwt.lifetime_seconds > MAX_LIFETIME {
+        let error = RuleError::new(format!("a token lives from 1 to {MAX_LIFETIME} seconds"));
+        return Err(at("lifetime_seconds")(error.hint("each request has a new one, so minutes are enough")));
+    }
+    if jwt.backdate_seconds > MAX_BACKDATE || jwt.backdate_seconds >= jwt.lifetime_seconds {
+        let message = format!("a token is dated back {MAX_BACKDATE} seconds at most, and less than it lives");
+        return Err(at("backdate_seconds")(RuleError::new(message)));
+    }
+    if jwt.claims.len() > MAX_CLAIMS {
+        return Err(at("claims")(RuleError::new(format!("a token has more than {MAX_CLAIMS} claims"))));
+    }
+    for (name, claim) in &jwt.claims {
+        let here = |error: RuleError| (vec!["claims".to_owned(), name.clone()], error);
+        if ["iat", "exp", "nbf"].contains(&name.as_str()) {
+            let error = RuleError::new(format!("the claim {name:?} is the host's"));
+            return Err(here(error.hint("see `lifetime_seconds`, `backdate_seconds` and `not_before`")));
+        }
+        if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
+            return Err(here(RuleError::new(format!("{:?} is not the name of a claim", cut(name)))));
+        }
+        if claim.templates().len() > MAX_CLAIMS {
+            return Err(here(RuleError::new(format!("the claim {name:?} has more than {MAX_CLAIMS} values"))));
+        }
+        for text in claim.templates() {
+            ValueTemplate::parse(text, Use::Claim).map_err(here)?;
+        }
+    }
+    Ok(())
+}
+
+/// The templates that are filled to place it.
+fn templates(placement: &Placement) -> Vec<ValueTemplate> {
+    let read = |text: &String, of| ValueTemplate::parse(text, of).ok();
+    match placement {
+        Placement::Hmac(hmac) => {
+            let values = hmac.headers.values().chain(hmac.query.values()).map(|value| (value, Use::Value));
+            values.chain([(&hmac.message, Use::Message)]).filter_map(|(text, of)| read(text, of)).collect()
+        }
+        Placement::Jwt(jwt) => {
+            let texts = jwt.claims.values().flat_map(keyward_model::manifest::Claim::templates);
+            texts.filter_map(|text| read(text, Use::Claim)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Whether it is of the request as a whole, so that everything else must be in its place.
+fn signs(placement: &Placement) -> bool {
+    matches!(placement, Placement::AwsSigv4 { .. } | Placement::Hmac(_))
+        || templates(placement).iter().any(ValueTemplate::is_of_request)
+}
+
 /// Whether the bytes of the body are needed to place it.
 pub(crate) fn reads_body(placement: &Placement) -> bool {
-    let Placement::Hmac(hmac) = placement else { return false };
-    let values = hmac.headers.values().chain(hmac.query.values()).map(|value| (value, Use::Value));
-    let mut templates = values.chain([(&hmac.message, Use::Message)]);
-    templates.any(|(text, of)| ValueTemplate::parse(text, of).is_ok_and(|template| template.reads_body()))
+    templates(placement).iter().any(ValueTemplate::reads_body)
 }
 
 /// A word of a credential's scope in AWS Signature Version 4.
@@ -177,7 +260,8 @@ fn part(placement: &Placement) -> Option<&Part> {
         | Placement::Path { part }
         | Placement::Form { part, .. }
         | Placement::Json { part, .. }
-        | Placement::Hmac(Hmac { part, .. }) => Some(part),
+        | Placement::Hmac(Hmac { part, .. })
+        | Placement::Jwt(Jwt { part, .. }) => Some(part),
         Placement::Basic | Placement::AwsSigv4 { .. } => None,
     }
 }
@@ -222,7 +306,7 @@ impl Header<'_> {
 /// The headers that it goes to.
 fn headers(placement: &Placement) -> Vec<Header<'_>> {
     match placement {
-        Placement::Header { name, .. } => vec![Header::Whole(name)],
+        Placement::Header { name, .. } | Placement::Jwt(Jwt { name, .. }) => vec![Header::Whole(name)],
         Placement::Basic => vec![Header::Whole("authorization")],
         Placement::Cookie { name, .. } => vec![Header::Cookie(name)],
         Placement::AwsSigv4 { .. } => {
@@ -252,6 +336,8 @@ mod tests {
     const AWS: &str = r#"{"in": "aws-sigv4", "region": "eu-central-1", "service": "s3"}"#;
 
     const HMAC: &str = r#"{"in": "hmac", "hash": "sha256", "message": "{body}", "headers": {"x-sign": "{signature}"}, "query": {"time": "{timestamp}"}}"#;
+
+    const ES256: &str = r#""algorithm": "ES256", "lifetime_seconds": 60"#;
 
     fn hmac(message: &str, headers: &str, query: &str) -> String {
         format!(r#"{{"in": "hmac", "hash": "sha256", "message": "{message}", "headers": {headers}, "query": {query}}}"#)
@@ -335,6 +421,37 @@ mod tests {
         }
     }
 
+    fn jwt(rest: &str) -> String {
+        format!(r#"{{"in": "jwt", "name": "authorization", {rest}}}"#)
+    }
+
+    #[test]
+    fn token_has_a_key_of_its_algorithm_a_bounded_life_and_claims_that_are_not_the_hosts() {
+        for (rest, fault) in [
+            (r#""algorithm": "ES256", "lifetime_seconds": 1200, "claims": {"aud": ["a", "{part:b}"], "n": 1}"#, None),
+            (r#""algorithm": "HS256", "lifetime_seconds": 60, "part": "key", "key_encoding": "hex""#, None),
+            (r#""algorithm": "RS256", "lifetime_seconds": 600, "backdate_seconds": 60, "key_id": "{part:id}""#, None),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "claims": {"uri": "{method} {host}{path}"}"#, None),
+            (r#""algorithm": "ES256", "lifetime_seconds": 0"#, Some("lifetime_seconds")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 3601"#, Some("lifetime_seconds")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "backdate_seconds": 60"#, Some("backdate_seconds")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 900, "backdate_seconds": 301"#, Some("backdate_seconds")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "part": "key""#, Some("part")),
+            (r#""algorithm": "EdDSA", "lifetime_seconds": 60, "key_encoding": "hex""#, Some("key_encoding")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "key_id": "{nonce}""#, Some("key_id")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "claims": {"exp": 1}"#, Some("claims.exp")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "claims": {"a": ["{body}"]}"#, Some("claims.a")),
+            (r#""algorithm": "ES256", "lifetime_seconds": 60, "prefix": " x""#, Some("prefix")),
+        ] {
+            let text = jwt(rest);
+            assert_eq!(one(&text).err().as_deref(), fault, "{text}");
+        }
+        assert_eq!(
+            one(r#"{"in": "jwt", "name": "host", "algorithm": "ES256", "lifetime_seconds": 60}"#),
+            Err("name".to_owned())
+        );
+    }
+
     #[test]
     fn two_parts_never_go_to_one_place() {
         for (a, b, same) in [
@@ -362,6 +479,9 @@ mod tests {
             (HMAC, r#"{"in": "query", "name": "Time"}"#, true),
             (HMAC, r#"{"in": "header", "name": "X-Key", "part": "api-key"}"#, false),
             (HMAC, r#"{"in": "form", "name": "time"}"#, true),
+            (&jwt(ES256), r#"{"in": "basic"}"#, true),
+            (&jwt(ES256), HMAC, false),
+            (&jwt(&format!(r#"{ES256}, "claims": {{"uri": "{{url}}"}}"#)), HMAC, true),
         ] {
             let faults = check(&[read(a), read(b)]);
             assert_eq!(faults.first().map(|(index, _)| *index), same.then_some(1), "{a} {b}");

@@ -37,6 +37,8 @@ pub enum Use {
     Message,
     /// Of the value of a header or a parameter that goes with the signature.
     Value,
+    /// Of a claim of a token.
+    Claim,
 }
 
 /// What the host fills in, of the request as it goes on the wire.
@@ -114,21 +116,28 @@ impl Slot {
         match of {
             Use::Message => !matches!(self, Self::Signature),
             Use::Value => match self {
-                Self::BodySha256Hex | Self::BodySha256Base64 | Self::BodySha512Hex | Self::BodySha512Base64 => true,
+                _ if self.digests_body() => true,
                 Self::Timestamp | Self::TimestampMs | Self::TimestampHttp => true,
                 Self::TimestampRfc3339 | Self::TimestampRfc3339Ms => true,
                 Self::Nonce | Self::Part(_) | Self::Signature => true,
-                Self::Method | Self::Host | Self::Path | Self::Query | Self::PathAndQuery | Self::Url => false,
-                Self::Body | Self::Header(_) => false,
+                _ => false,
             },
+            Use::Claim => self.is_of_request() || matches!(self, Self::Nonce | Self::Part(_)),
         }
     }
 
     fn reads_body(&self) -> bool {
-        matches!(
-            self,
-            Self::Body | Self::BodySha256Hex | Self::BodySha256Base64 | Self::BodySha512Hex | Self::BodySha512Base64
-        )
+        matches!(self, Self::Body) || self.digests_body()
+    }
+
+    fn digests_body(&self) -> bool {
+        matches!(self, Self::BodySha256Hex | Self::BodySha256Base64 | Self::BodySha512Hex | Self::BodySha512Base64)
+    }
+
+    /// Whether it is of the method, the URL or the body, and short.
+    fn is_of_request(&self) -> bool {
+        matches!(self, Self::Method | Self::Host | Self::Path | Self::Query | Self::PathAndQuery | Self::Url)
+            || self.digests_body()
     }
 
     /// What `name` between braces stands for.
@@ -224,6 +233,11 @@ impl ValueTemplate {
         self.slots().any(|slot| *slot == Slot::Signature)
     }
 
+    /// Whether anything of the method, the URL or the body is filled in.
+    pub(crate) fn is_of_request(&self) -> bool {
+        self.slots().any(|slot| slot.is_of_request() || slot.reads_body())
+    }
+
     /// Whether anything of the body is filled in.
     pub fn reads_body(&self) -> bool {
         self.slots().any(Slot::reads_body)
@@ -266,6 +280,12 @@ mod tests {
         }
         for text in ["{body}", "{url}", "{query}", "{path}", "{header:x-a}", "a\nb", "é"] {
             assert!(ValueTemplate::parse(text, Use::Value).is_err(), "{text}");
+        }
+        for text in ["{body}", "{signature}", "{timestamp}", "{header:x-a}"] {
+            assert!(ValueTemplate::parse(text, Use::Claim).is_err(), "{text}");
+        }
+        for text in ["{method} {host}{path}", "{nonce}", "{part:key-id}.{body-sha256-hex}", "é"] {
+            assert!(ValueTemplate::parse(text, Use::Claim).is_ok(), "{text}");
         }
         assert!(ValueTemplate::parse(&"a".repeat(MAX_TEMPLATE + 1), Use::Message).is_err());
     }

@@ -7,7 +7,7 @@ use std::{
 
 use keyward_model::{
     ActionName, ConnectorId,
-    manifest::{Action, Hmac, Idempotency, KeyEncoding, Manifest, PATH_MARK, Part, Placement},
+    manifest::{Action, Claim, Hmac, Idempotency, Jwt, KeyEncoding, Manifest, PATH_MARK, Part, Placement},
 };
 use serde::Serialize;
 
@@ -221,15 +221,13 @@ fn placement_text(placement: &Placement) -> String {
         Placement::Json { name, part } => of(part, format!("in the JSON body as {name}")),
         Placement::AwsSigv4 { region, service } => format!("as an AWS signature for {service} in {region}"),
         Placement::Hmac(hmac) => hmac_text(hmac),
+        Placement::Jwt(jwt) => jwt_text(jwt),
     }
 }
 
 /// All of it: another message, or another place of a part, is another right.
 fn hmac_text(hmac: &Hmac) -> String {
-    let key = match (part_text(&hmac.part), hmac.key_encoding) {
-        (part, KeyEncoding::Text) => part,
-        (part, encoding) => format!("{part} as {}", encoding.as_str()),
-    };
+    let key = key_text(&hmac.part, hmac.key_encoding);
     let values = hmac.headers.iter().map(|pair| ("header", pair)).chain(hmac.query.iter().map(|pair| ("query", pair)));
     let places: Vec<_> = values.map(|(kind, (name, value))| format!("{kind} {name} {value:?}")).collect();
     format!(
@@ -239,6 +237,48 @@ fn hmac_text(hmac: &Hmac) -> String {
         hmac.message,
         places.join(" and ")
     )
+}
+
+fn jwt_text(jwt: &Jwt) -> String {
+    let key = match jwt.algorithm.is_symmetric() {
+        true => key_text(&jwt.part, jwt.key_encoding),
+        false => "the signing key".to_owned(),
+    };
+    let mut text = format!("as a JWT ({} with {key}) in the header {}", jwt.algorithm.as_str(), jwt.name);
+    if !jwt.prefix.is_empty() {
+        text += &format!(" after {:?}", jwt.prefix);
+    }
+    text += &format!(" for {} s", jwt.lifetime_seconds);
+    if jwt.backdate_seconds > 0 {
+        text += &format!(" from {} s ago", jwt.backdate_seconds);
+    }
+    if jwt.not_before {
+        text += " and not before";
+    }
+    if let Some(key_id) = &jwt.key_id {
+        text += &format!(" with key id {key_id:?}");
+    }
+    let claims: Vec<_> = jwt
+        .claims
+        .iter()
+        .map(|(name, claim)| match claim {
+            Claim::Text(text) => format!("{name} {text:?}"),
+            Claim::Number(number) => format!("{name} {number}"),
+            Claim::Flag(flag) => format!("{name} {flag}"),
+            Claim::Texts(texts) => format!("{name} {texts:?}"),
+        })
+        .collect();
+    if !claims.is_empty() {
+        text += &format!(" with claims {}", claims.join(" and "));
+    }
+    text
+}
+
+fn key_text(part: &Part, encoding: KeyEncoding) -> String {
+    match encoding {
+        KeyEncoding::Text => part_text(part),
+        _ => format!("{} as {}", part_text(part), encoding.as_str()),
+    }
 }
 
 fn part_text(part: &Part) -> String {
@@ -323,6 +363,10 @@ mod tests {
             (
                 r#"in = "header", name = "Authorization", prefix = "Bearer ""#,
                 r#"in = "hmac", hash = "sha256", message = "{body}", headers = { x-sign = "{signature}" }"#,
+            ),
+            (
+                r#"in = "header", name = "Authorization", prefix = "Bearer ""#,
+                r#"in = "jwt", name = "Authorization", prefix = "Bearer ", algorithm = "ES256", lifetime_seconds = 60"#,
             ),
             (r#"provider = "shop""#, r#"provider = "bank""#),
             (r#"["read"], ["admin"]"#, r#"["read"], ["admin"], ["write"]"#),

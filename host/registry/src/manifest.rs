@@ -12,8 +12,8 @@ use std::{collections::BTreeMap, str::FromStr};
 use keyward_model::{
     ActionName, ConnectorName, Diagnostic, IdError, Span,
     manifest::{
-        Action, Endpoint, Hash, Hmac, Idempotency, KeyEncoding, LimitOverrides, Manifest, Part, Placement, RequestRule,
-        SignatureEncoding,
+        Action, Claim, Endpoint, Hash, Hmac, Idempotency, Jwt, JwtAlgorithm, KeyEncoding, LimitOverrides, Manifest,
+        Part, Placement, RequestRule, SignatureEncoding,
     },
 };
 use toml_span::ErrorKind;
@@ -178,7 +178,7 @@ fn placements(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Placement>
 }
 
 /// The kinds of places.
-const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4", "hmac"];
+const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4", "hmac", "jwt"];
 
 fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
     let mut fields = node.fields(faults)?;
@@ -218,6 +218,22 @@ fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
             headers: fields.optional("headers", faults, templates).unwrap_or_default(),
             query: fields.optional("query", faults, templates).unwrap_or_default(),
         }),
+        "jwt" => Placement::Jwt(Jwt {
+            name,
+            prefix: fields.optional("prefix", faults, Node::text).unwrap_or_default(),
+            algorithm: fields
+                .required("algorithm", faults, |node, faults| word(node, JwtAlgorithm::ALL, faults))
+                .unwrap_or(JwtAlgorithm::Hs256),
+            part,
+            key_encoding: fields
+                .optional("key_encoding", faults, |node, faults| word(node, KeyEncoding::ALL, faults))
+                .unwrap_or_default(),
+            key_id: fields.optional("key_id", faults, Node::text),
+            lifetime_seconds: fields.required("lifetime_seconds", faults, Node::count).unwrap_or(1),
+            backdate_seconds: fields.optional("backdate_seconds", faults, Node::count).unwrap_or_default(),
+            not_before: fields.optional("not_before", faults, Node::boolean).unwrap_or_default(),
+            claims: fields.optional("claims", faults, claims).unwrap_or_default(),
+        }),
         _ => Placement::Basic,
     };
     fields.close(faults);
@@ -227,6 +243,10 @@ fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
 /// Texts by name.
 fn templates(node: &Node<'_, '_>, faults: &mut Faults) -> Option<BTreeMap<String, String>> {
     Some(node.named(faults, |name, node, faults| Some((name.to_owned(), node.text(faults)?))))
+}
+
+fn claims(node: &Node<'_, '_>, faults: &mut Faults) -> Option<BTreeMap<String, Claim>> {
+    Some(node.named(faults, |name, node, faults| Some((name.to_owned(), node.claim(faults)?))))
 }
 
 fn word<T: Copy>(node: &Node<'_, '_>, words: &[(&'static str, T)], faults: &mut Faults) -> Option<T> {

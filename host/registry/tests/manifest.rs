@@ -149,7 +149,7 @@ name = "c"
     6:87 "/go" rule: the path has no {credential}, and the credential goes there
         write {credential} where it goes, for example `/bot{credential}/send`
     10:9 "Host" rule: the header "Host" cannot hold a credential: it follows from the URL
-    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac
+    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac, jwt
     18:1 "name" unknown-field: there is no field `name` here
         known are: in, part
     23:9 "Secret" rule: "Secret" is not a part of a credential
@@ -259,7 +259,7 @@ title = ""
     7:8 "ftp://api.github.com" rule: the URL has another scheme than https
         write for example `https://api.example.com` or `https://api.example.com/v1`
     8:17 "yes" wrong-type: `true` or `false` is wanted here, and this is of type string
-    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac
+    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac, jwt
     16:17 "get" rule: the method "get" is not a word in capitals
         write `GET`
     16:35 "ap" rule: there is no endpoint "ap"

@@ -32,6 +32,7 @@ use crate::{
     error::VaultError,
     provider::{ConnectionMethod, Provider},
     secret::Secret,
+    signing_key::SigningKey,
     vault::Vault,
 };
 
@@ -117,6 +118,8 @@ pub enum StaticCredential {
         /// The session token, where the key is a temporary one.
         session_token: Option<Secret>,
     },
+    /// A private key, which signs tokens.
+    SigningKey(SigningKey),
 }
 
 /// What is known of a connection that is made again.
@@ -180,6 +183,7 @@ impl Vault {
             StaticCredential::AwsKeys { secret_access_key, .. } => {
                 (ConnectionMethod::AwsKeys, false, secret_access_key)
             }
+            StaticCredential::SigningKey(key) => (ConnectionMethod::SigningKey, false, key.secret()),
         };
         let provider = self.provider_for(&new.provider, method)?;
         let existing = self.existing(&mut new, provider).await?;
@@ -193,6 +197,7 @@ impl Vault {
         let kind = match credential {
             StaticCredential::ApiKey(secret) => Kind::ApiKey(secret),
             StaticCredential::Bearer(secret) => Kind::Bearer(secret),
+            StaticCredential::SigningKey(key) => Kind::SigningKey(key),
             StaticCredential::AwsKeys { access_key_id, secret_access_key, session_token } => {
                 let is_id = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
                 let is_carried = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());

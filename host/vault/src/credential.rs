@@ -16,6 +16,7 @@ use crate::{
     provider::{ClientAuthentication, Revocation},
     seal::Place,
     secret::Secret,
+    signing_key::SigningKey,
     store::{ConnectionRow, Sealed},
     token::RawReply,
     vault::Vault,
@@ -84,6 +85,8 @@ pub(crate) enum Kind {
     Bearer(#[serde(with = "text")] Secret),
     /// Keys that sign for AWS.
     AwsKeys(AwsKeys),
+    /// A private key that signs tokens.
+    SigningKey(SigningKey),
 }
 
 /// An access key of AWS.
@@ -205,6 +208,8 @@ pub(crate) enum Material {
     Basic { username: Secret, password: Secret, secret: BasicSecret },
     /// What signs it.
     Aws(AwsKeys),
+    /// What signs tokens.
+    SigningKey(SigningKey),
 }
 
 impl Credential {
@@ -216,6 +221,7 @@ impl Credential {
             Kind::Basic { username, password, secret } => {
                 Material::Basic { username: username.duplicate(), password: password.duplicate(), secret: *secret }
             }
+            Kind::SigningKey(key) => Material::SigningKey(key.duplicate()),
             Kind::AwsKeys(keys) => Material::Aws(AwsKeys {
                 access_key_id: keys.access_key_id.clone(),
                 secret_access_key: keys.secret_access_key.duplicate(),
@@ -241,6 +247,7 @@ impl Material {
             Self::Token(secret) | Self::Aws(AwsKeys { secret_access_key: secret, .. }) => {
                 keyring.fingerprint(tenant, "credential", secret.expose())
             }
+            Self::SigningKey(key) => keyring.fingerprint(tenant, "credential", key.secret().expose()),
             Self::Basic { username, password, .. } => {
                 let pair = Zeroizing::new([username.expose(), b":", password.expose()].concat());
                 keyring.fingerprint(tenant, "credential", &pair)

@@ -15,7 +15,7 @@
 //!
 //! **Reading order.** [`Vault`] (`vault.rs`); how things rest: `seal.rs`, `header.rs`, `keys.rs`, `root.rs`,
 //! `rotate.rs`; how a request gets its credential and loses it again: `apply.rs`, `place.rs`, `redact.rs`;
-//! where credentials come from: `provider.rs`, `connect.rs`, `refresh.rs`; what is
+//! where credentials come from: `provider.rs`, `connect.rs`, `signing_key.rs`, `refresh.rs`; what is
 //! kept of the store for a moment: `rows.rs`.
 //!
 //! **What is not protected.** Somebody who can read this process's memory, or who has both the database and
@@ -38,6 +38,7 @@ mod rotate;
 mod rows;
 mod seal;
 mod secret;
+mod signing_key;
 pub mod store;
 mod vault;
 pub mod wire;
@@ -65,6 +66,7 @@ pub use redact::{RedactionCount, Redactor, Scrubber};
 pub use root::{RootKeyKind, RootKeySource};
 pub use rotate::RotateReport;
 pub use secret::Secret;
+pub use signing_key::SigningKey;
 pub use store::{StoreError, VaultStore};
 pub use vault::{RootKeyStatus, TenantKeyStatus, Vault, VaultOptions, VaultStatus};
 pub use wire::{Wire, WireBody, WireError, WireLimits, WireRequest, WireResponse};

@@ -5,6 +5,7 @@
 
 mod fill;
 mod hmac;
+mod jwt;
 mod sign;
 
 use std::{ops::Range, sync::Arc};
@@ -111,7 +112,7 @@ pub(crate) fn place(
             }
             Placement::Basic => placed.extend(set_basic(material, &mut draft.headers)?),
             // Below, when everything else is in its place.
-            Placement::AwsSigv4 { .. } | Placement::Hmac(_) => {}
+            Placement::AwsSigv4 { .. } | Placement::Hmac(_) | Placement::Jwt(_) => {}
             Placement::Path { part: of } => {
                 let secret = part(of)?;
                 set_path(draft, secret)?;
@@ -130,6 +131,7 @@ pub(crate) fn place(
     if !members.is_empty() {
         set_members(&members, draft)?;
     }
+    let filling = || Filling::new(material, fields, (method, now));
     for placement in placements {
         match placement {
             Placement::AwsSigv4 { region, service } => {
@@ -139,9 +141,8 @@ pub(crate) fn place(
                 };
                 placed.extend(sign::sign_aws((region, service), keys, method, now, draft)?);
             }
-            Placement::Hmac(hmac) => {
-                placed.extend(hmac::sign(hmac, &Filling::new(material, fields, (method, now))?, draft)?);
-            }
+            Placement::Hmac(hmac) => placed.extend(hmac::sign(hmac, &filling()?, draft)?),
+            Placement::Jwt(jwt) => placed.extend(jwt::mint(jwt, &filling()?, draft)?),
             _ => {}
         }
     }

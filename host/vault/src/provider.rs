@@ -110,12 +110,21 @@ pub enum ConnectionMethod {
     Bearer,
     /// An access key of AWS.
     AwsKeys,
+    /// A private key that signs tokens.
+    SigningKey,
 }
 
 impl ConnectionMethod {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Oauth2, Self::ClientCredentials, Self::ApiKey, Self::Basic, Self::Bearer, Self::AwsKeys];
+    pub const ALL: [Self; 7] = [
+        Self::Oauth2,
+        Self::ClientCredentials,
+        Self::ApiKey,
+        Self::Basic,
+        Self::Bearer,
+        Self::AwsKeys,
+        Self::SigningKey,
+    ];
 
     /// The word for it in files and in [`keyward_model::ConnectionFacts::method`].
     pub fn as_str(self) -> &'static str {
@@ -126,6 +135,7 @@ impl ConnectionMethod {
             Self::Basic => "basic",
             Self::Bearer => "bearer",
             Self::AwsKeys => "aws-keys",
+            Self::SigningKey => "signing-key",
         }
     }
 }
@@ -145,7 +155,7 @@ impl FromStr for ConnectionMethod {
 
 /// The text names no way to connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a method is one of oauth2, client-credentials, api-key, basic, bearer, aws-keys")]
+#[error("a method is one of oauth2, client-credentials, api-key, basic, bearer, aws-keys, signing-key")]
 pub struct UnknownMethod;
 
 /// The authorization endpoint and what it wants to be sent.

@@ -9,10 +9,13 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use keyward_model::{ActionRef, ConnectionFacts, ConnectionName, manifest::Action};
+use keyward_model::{
+    ActionRef, ConnectionFacts, ConnectionName,
+    manifest::{Action, Manifest, Placement},
+};
 use keyward_vault::{
     AuthorizationStart, BasicSecret, ClientRegistration, ConnectionMethod, FieldValue, NewConnection, Provider, Secret,
-    StaticCredential,
+    SigningKey, StaticCredential,
 };
 use time::OffsetDateTime;
 use url::Url;
@@ -168,8 +171,13 @@ pub(crate) async fn run(context: &Context, mut arguments: Arguments) -> Result<(
             let _spinner = output.spinner(format!("Asking {} for a token", provider.title()));
             vault.connect_client_credentials(NewConnection { client, ..new }).await?
         }
-        ConnectionMethod::ApiKey | ConnectionMethod::Basic | ConnectionMethod::Bearer | ConnectionMethod::AwsKeys => {
+        ConnectionMethod::ApiKey
+        | ConnectionMethod::Basic
+        | ConnectionMethod::Bearer
+        | ConnectionMethod::AwsKeys
+        | ConnectionMethod::SigningKey => {
             let credential = credential(output, &arguments, method).await?;
+            check_signing(context, &base, &arguments, provider, &credential).await?;
             base.unlock(context).await?.vault.connect_static(new, credential).await?
         }
     };
@@ -426,7 +434,60 @@ async fn credential(
             let secret_access_key = secret("Secret access key").await?;
             StaticCredential::AwsKeys { access_key_id, secret_access_key, session_token }
         }
+        ConnectionMethod::SigningKey => {
+            let key = SigningKey::read(&secret("Private key").await?);
+            StaticCredential::SigningKey(key.map_err(keyward_vault::VaultError::from)?)
+        }
         _ => StaticCredential::Bearer(secret("Token").await?),
+    })
+}
+
+/// Refuses a credential that a connector cannot sign with: each that `--for` names, or, where none is named, all that
+/// are installed for the provider.
+async fn check_signing(
+    context: &Context,
+    base: &Base,
+    arguments: &Arguments,
+    provider: &Provider,
+    credential: &StaticCredential,
+) -> Result<(), Failure> {
+    let is_named = !arguments.purposes.is_empty();
+    let mut manifests = Vec::new();
+    for purpose in &arguments.purposes {
+        manifests.push(installed::find(base, context, &purpose.connector).await?.manifest);
+    }
+    if !is_named && matches!(credential, StaticCredential::SigningKey(_)) {
+        let all = base.registry.installed(&context.tenant).await?.into_iter().map(|installed| installed.manifest);
+        manifests.extend(all.filter(|manifest| manifest.provider.as_deref() == Some(provider.id())));
+    }
+    let faults: Vec<_> =
+        manifests.iter().filter_map(|manifest| Some((manifest, misfit(manifest, credential)?))).collect();
+    let signing =
+        manifests.iter().filter(|manifest| manifest.credential.iter().any(|place| matches!(place, Placement::Jwt(_))));
+    match faults.first() {
+        Some((manifest, fault)) if is_named || faults.len() == signing.count() => {
+            let message = format!("the connector {} {fault}", manifest.name);
+            Err(Failure::new(Exit::Usage, "key-unsuitable", message)
+                .hint("its pages say which kind of key the provider gives; --for names the connectors that count"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Why the connector cannot sign tokens with the credential.
+fn misfit(manifest: &Manifest, credential: &StaticCredential) -> Option<String> {
+    manifest.credential.iter().find_map(|place| {
+        let Placement::Jwt(jwt) = place else { return None };
+        let algorithm = jwt.algorithm.as_str();
+        match credential {
+            StaticCredential::SigningKey(key) if key.fits(jwt.algorithm) => None,
+            StaticCredential::SigningKey(key) if jwt.algorithm.is_symmetric() => {
+                Some(format!("signs with a shared secret ({algorithm}), and this is {}", key.kind()))
+            }
+            StaticCredential::SigningKey(key) => Some(format!("signs {algorithm}, and this is {}", key.kind())),
+            _ if jwt.algorithm.is_symmetric() => None,
+            _ => Some(format!("signs {algorithm}, which needs a private key: --method signing-key")),
+        }
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyward_model::{Diagnostic, Span};
+use keyward_model::{Diagnostic, Span, manifest::Claim};
 use toml_span::value::{Table, Value, ValueInner};
 
 use crate::suggest::did_you_mean;
@@ -135,6 +135,20 @@ impl<'t, 'de> Node<'t, 'de> {
             faults.note(self, Diagnostic::error("bad-value", format!("{number} is out of range"), self.place()));
         }
         count
+    }
+
+    /// A text, a whole number, `true` or `false`, or a list of texts.
+    pub(super) fn claim(&self, faults: &mut Faults) -> Option<Claim> {
+        match self.value.as_ref() {
+            ValueInner::String(text) => Some(Claim::Text(text.to_string())),
+            ValueInner::Integer(number) => Some(Claim::Number(*number)),
+            ValueInner::Boolean(flag) => Some(Claim::Flag(*flag)),
+            ValueInner::Array(_) => self.texts(faults).map(Claim::Texts),
+            _ => {
+                self.wrong_type("a text, a whole number, `true`, `false` or a list of texts", faults);
+                None
+            }
+        }
     }
 
     /// A list, each element read by `read`, which gives something harmless for a faulty one: so the others

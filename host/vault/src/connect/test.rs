@@ -167,8 +167,8 @@ fn probe(provider: &Provider, url: &Url, material: &Material, method: &str) -> O
     let request = Outgoing::new(if provider.account.post { Method::POST } else { Method::GET }, url.clone());
     match material {
         // Where a key goes, the connector's manifest says, not the provider.
-        // Only a request of a connector's is signed: it has a region and a service.
-        Material::Aws(_) => None,
+        // Only a request of a connector's is signed: its manifest says how.
+        Material::Aws(_) | Material::SigningKey(_) => None,
         Material::Token(_) if method == ConnectionMethod::ApiKey.as_str() => None,
         Material::Token(token) => request.bearer(token),
         Material::Basic { username, password, secret } => {

@@ -440,6 +440,7 @@ async fn pasted_secret_is_kept_as_it_is() {
             },
             "aws-keys",
         ),
+        ("http", StaticCredential::SigningKey(crate::signing_key::tests::ed25519()), "signing-key"),
     ] {
         let new = NewConnection { name: method.parse().unwrap(), ..new_connection(provider, &["repo"]) };
         let facts = world.vault.connect_static(new, credential).await.unwrap();
@@ -449,8 +450,11 @@ async fn pasted_secret_is_kept_as_it_is() {
         let kept = match &live.material {
             Material::Token(kept) | Material::Basic { password: kept, .. } => kept,
             Material::Aws(keys) => &keys.secret_access_key,
+            Material::SigningKey(key) => key.secret(),
         };
-        assert_eq!(kept.expose_str(), Some("test-key"));
+        let given = crate::signing_key::tests::ed25519();
+        let given = if method == "signing-key" { given.secret().expose_str() } else { Some("test-key") };
+        assert_eq!(kept.expose_str(), given);
         let other = world.vault.credential_after_refusal(&facts.tenant, &facts.id, &live.fingerprint).await.unwrap();
         assert!(other.is_none());
     }

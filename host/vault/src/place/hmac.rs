@@ -75,7 +75,7 @@ fn set_values(
     Ok(())
 }
 
-fn template(text: &str, of: Use) -> Result<ValueTemplate, SendError> {
+pub(super) fn template(text: &str, of: Use) -> Result<ValueTemplate, SendError> {
     ValueTemplate::parse(text, of).map_err(|error| unplaceable(format!("the manifest has a fault: {error}")))
 }
 
