@@ -106,6 +106,45 @@ fn pairs(headers: &Value) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_puts_the_canary_together_cannot_say_it() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = hostile(&echo.url)?;
+    let says = ["output", "log", "lines", "panic", "fail", "code"];
+    for encoding in ["verbatim", "base64", "hex", "percent-all"] {
+        for say in says {
+            let input = json!({"encoding": encoding, "say": say}).to_string();
+            let outcome = keyward.run(["--json", "call", "hostile.assemble", "--input", &input])?;
+            assert!(outcome.stdout.contains("redacted") || outcome.stderr.contains("redacted"), "{say}: {outcome:?}");
+            for text in [&outcome.stdout, &outcome.stderr] {
+                hunt(say, text.as_bytes());
+                hunt(say, &decoded_base64(text));
+            }
+            if encoding == "verbatim" && say == "output" {
+                assert_eq!(outcome.success().json()["output"], "[redacted]");
+            }
+        }
+    }
+    // Where a list of numbers was, no JSON is left.
+    let input = json!({"encoding": "verbatim", "say": "numbers"}).to_string();
+    let refused = keyward.run(["--json", "call", "hostile.assemble", "--input", &input])?.failure(1);
+    assert!(refused.error()["hint"].as_str().unwrap().contains("secret-echoed"), "{}", refused.stderr);
+    let audit = keyward.run(["--json", "audit"])?.success().json();
+    let by_guest = audit.as_array().unwrap().iter().filter(|record| record["event"]["by"] == "guest");
+    assert_eq!(by_guest.count(), 4 * says.len() + 1);
+
+    // Nor does it say it to a flow: its journal has the outputs, the errors and the logs of the steps.
+    let flow = keyward.folder().join("assemble.yaml");
+    std::fs::write(&flow, ASSEMBLE)?;
+    let run = keyward.run(["run", &flow.display().to_string()])?.success();
+    hunt("the run", run.stdout.as_bytes());
+    hunt("the run", run.stderr.as_bytes());
+    for (path, content) in files(keyward.folder()) {
+        hunt(&path.display().to_string(), &content);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_canary_is_nowhere_in_the_guests_memory() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = hostile(&echo.url)?;
@@ -222,6 +261,20 @@ async fn what_a_sign_in_and_a_refresh_exchange_is_in_no_output_log_or_file() -> 
     }
     Ok(())
 }
+
+const ASSEMBLE: &str = "
+document: {dsl: '1.0.3', namespace: tests, name: assemble, version: '0.1.0'}
+do:
+  - all:
+      for: {each: say, in: '[\"output\", \"log\", \"lines\", \"panic\", \"fail\", \"code\"]'}
+      do:
+        - tell:
+            try:
+              - ask:
+                  call: hostile.assemble
+                  with: {encoding: verbatim, say: '${ $say }'}
+            catch: {}
+";
 
 const FLOW: &str = "
 document: {dsl: '1.0.3', namespace: tests, name: canary, version: '0.1.0'}

@@ -45,6 +45,7 @@ impl EchoServer {
     ///
     /// - `/echo/<encoding>` answers with the request's headers and query in that encoding (see [`encode`]);
     /// - `/chunks/<size>` answers with them verbatim in chunks of `size` bytes;
+    /// - `/part/<number>/<encoding>` answers with one half (1 or 2) of the token in that encoding;
     /// - `/header` puts the `authorization` header's value into headers of the response;
     /// - `/redirect?to=<url>` redirects; `/status/<code>` answers with that status; `/bytes/<count>` with that many.
     pub async fn start() -> Result<Self> {
@@ -177,6 +178,18 @@ async fn answer(State(received): State<Arc<Mutex<Vec<Received>>>>, request: Requ
             let chunks: Vec<Result<Bytes, std::io::Error>> =
                 text.as_bytes().chunks(size).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
             Body::from_stream(stream::iter(chunks)).into_response()
+        }
+        ["part", part] => {
+            let (number, encoding) = part.split_once('/').unwrap_or((part, ""));
+            let value = head.headers.get("authorization").map(|value| String::from_utf8_lossy(value.as_bytes()));
+            let token = value.as_deref().and_then(|value| value.strip_prefix("Bearer ")).unwrap_or_default();
+            match encode(encoding, token) {
+                Some(encoded) => {
+                    let (first, second) = encoded.split_at(encoded.len() / 2);
+                    if number == "1" { first } else { second }.to_vec().into_response()
+                }
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
         }
         ["header"] => {
             let mut response = "see the headers".into_response();

@@ -54,4 +54,8 @@ impl Outbound for Closed {
     async fn refused(&self, _: &CallContext, _: Reason) -> Result<(), SendError> {
         Ok(())
     }
+
+    async fn clean(&self, _: &CallContext, _: &mut [&mut String]) -> Result<u64, SendError> {
+        Ok(0)
+    }
 }

@@ -12,11 +12,11 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use http::Method;
 use keyward_model::{
-    ActionName, AuditEvent, AuditRecord, BodyStream, CallContext, ConnectorId, GuestRequest, GuestResponse, Outbound,
-    Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
+    ActionName, AuditEvent, AuditRecord, BodyStream, CallContext, ConnectorId, EchoedBy, GuestRequest, GuestResponse,
+    Outbound, Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
 };
 use keyward_policy::{ActionRules, Permit, printable_method, redirect::Journey};
-use keyward_vault::{CleanResponse, RedactionCount, Vault, WireLimits};
+use keyward_vault::{CallSecrets, CleanResponse, RedactionCount, Vault, WireLimits};
 use time::OffsetDateTime;
 use url::Url;
 
@@ -87,7 +87,7 @@ impl Gate {
             departure.trail.write(departure.permitted(), None).await?;
         }
         departure.leave(ready.sends());
-        ready.send(&*self.wire).await
+        ready.send(&*self.wire, secrets(&departure.trail.ctx)?).await
     }
 }
 
@@ -169,6 +169,24 @@ impl Outbound for Gate {
         let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
         trail.write(AuditEvent::LimitReached, Some(limit)).await
     }
+
+    async fn clean(&self, ctx: &CallContext, words: &mut [&mut String]) -> Result<u64, SendError> {
+        let Some(secrets) = ctx.memory.recall::<CallSecrets>() else { return Ok(0) };
+        let count = secrets.clean(words).await;
+        if count > 0 {
+            let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+            let event = AuditEvent::SecretRedacted { count, by: EchoedBy::Guest };
+            trail.write(event, Some(Reason::SecretEchoed)).await.map_err(|error| error.sent(Sent::Yes))?;
+        }
+        Ok(count)
+    }
+}
+
+/// What went into the requests of the call.
+fn secrets(ctx: &CallContext) -> Result<&CallSecrets, SendError> {
+    ctx.memory.keep().ok_or_else(|| {
+        SendError::new(SendErrorKind::Other, Reason::Internal, "the call is remembered by another way out")
+    })
 }
 
 /// The one place that an answer names.
@@ -325,7 +343,7 @@ impl Watch {
     fn event(&mut self) -> Option<AuditEvent> {
         self.over = true;
         let count = self.redactions.get();
-        (count > 0).then_some(AuditEvent::SecretRedacted { count })
+        (count > 0).then_some(AuditEvent::SecretRedacted { count, by: EchoedBy::Server })
     }
 
     async fn finish(mut self) -> Result<(), SendError> {

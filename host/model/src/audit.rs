@@ -127,6 +127,8 @@ pub enum AuditEvent {
     SecretRedacted {
         /// How often.
         count: u64,
+        /// In whose words.
+        by: EchoedBy,
     },
     /// A connection was made, refreshed, revoked or deleted.
     Connection {
@@ -148,6 +150,17 @@ pub enum AuditEvent {
         /// `initialised`, `rotated` or `rekeyed`.
         change: String,
     },
+}
+
+/// In whose words a secret was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EchoedBy {
+    /// In a response, before the guest saw it.
+    Server,
+    /// In the output, the error or the log of the guest. No response had it in a form that is found, so a server and
+    /// the guest may be of one mind.
+    Guest,
 }
 
 impl AuditEvent {

@@ -14,7 +14,7 @@ pub mod reason;
 pub mod request;
 pub mod schema;
 
-pub use audit::{AuditEvent, AuditRecord};
+pub use audit::{AuditEvent, AuditRecord, EchoedBy};
 pub use connection::{ConnectionFacts, ConnectionState};
 pub use diagnostic::{Diagnostic, Severity, Span};
 pub use error::{InvokeError, InvokeErrorKind, SendError, SendErrorKind, Sent};
@@ -22,6 +22,6 @@ pub use ids::{
     ActionName, ActionRef, CallId, ConnectionId, ConnectionName, ConnectorId, ConnectorName, Digest, IdError,
     Principal, PrincipalKind, RunId, TenantId,
 };
-pub use ports::{ActionCall, ActionOutcome, CallContext, CallStats, Invoke, LogLevel, LogLine, Outbound};
+pub use ports::{ActionCall, ActionOutcome, CallContext, CallMemory, CallStats, Invoke, LogLevel, LogLine, Outbound};
 pub use reason::Reason;
 pub use request::{Body, BodyStream, GuestRequest, GuestResponse, Target};

@@ -1,5 +1,10 @@
 //! The two ports: a flow invokes an action, a guest's request goes out.
 
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -126,6 +131,25 @@ pub struct CallContext {
     pub connection: Option<ConnectionId>,
     /// What the call may use.
     pub limits: Limits,
+    /// What the road out remembers of the call.
+    pub memory: CallMemory,
+}
+
+/// What the road out remembers of one call, for as long as the call lasts. Whoever carries it cannot look into it
+/// without the type that it has there.
+#[derive(Debug, Clone, Default)]
+pub struct CallMemory(Arc<OnceLock<Box<dyn Any + Send + Sync>>>);
+
+impl CallMemory {
+    /// What is remembered, where it is a `T`.
+    pub fn recall<T: Any>(&self) -> Option<&T> {
+        self.0.get()?.downcast_ref()
+    }
+
+    /// The same, made when it is first asked for; `None` where something else is remembered.
+    pub fn keep<T: Any + Default + Send + Sync>(&self) -> Option<&T> {
+        self.0.get_or_init(|| Box::new(T::default())).downcast_ref()
+    }
 }
 
 /// The road out. Implemented by `egress`, called by `runtime`.
@@ -136,4 +160,8 @@ pub trait Outbound: Send + Sync {
 
     /// Takes note that a limit of the call refused a request, which therefore does not come here.
     async fn refused(&self, ctx: &CallContext, limit: Reason) -> Result<(), SendError>;
+
+    /// Takes every secret that went into a request of the call out of `words`, which are its guest's, and tells how
+    /// often there was one. One that goes on from one text to the next is found as well.
+    async fn clean(&self, ctx: &CallContext, words: &mut [&mut String]) -> Result<u64, SendError>;
 }

@@ -129,7 +129,7 @@ reasons! {
     ActionFailed = "action-failed",
     /// The call ended before the answer came.
     Cancelled = "cancelled",
-    /// A secret came back in the response and was replaced.
+    /// A secret stood in a response, or in what the connector said, and was replaced.
     SecretEchoed = "secret-echoed",
     /// The audit trail or the store cannot be written, so nothing was sent, or the answer is withheld.
     StoreFailed = "store-failed",

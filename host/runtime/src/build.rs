@@ -26,7 +26,12 @@ use wasmtime::{
 };
 use wit_component::ComponentEncoder;
 
-use crate::{RuntimeError, backtrace::frames, call::PANICKED, failure::MAX_WORDS, log::for_people};
+use crate::{
+    RuntimeError,
+    backtrace::frames,
+    failure::{MAX_WORDS, PANICKED},
+    log::for_people,
+};
 
 /// The export that tells about the actions: `() -> i64`, the address of the text in the upper 32 bits, its length in
 /// bytes in the lower.

@@ -6,9 +6,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use keyward_model::{
-    CallContext, CallStats, LogLevel, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits,
-};
+use keyward_model::{CallContext, CallStats, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
@@ -25,10 +23,6 @@ pub(crate) const MAX_RESOURCES: usize = 16_384;
 /// The guest's handle to the connection. It holds nothing: what it stands for is in [`CallContext`].
 #[expect(unreachable_pub, reason = "the generated bindings re-export it")]
 pub struct Connection;
-
-/// How the line begins in which a guest tells of a panic: `panicked at <place>: <text>`. The SDK writes it from its
-/// panic hook, because a trap carries no text.
-pub(crate) const PANICKED: &str = "panicked at ";
 
 /// What the store of one call holds.
 pub(crate) struct CallState {
@@ -72,14 +66,6 @@ impl CallState {
     /// The log, locked.
     pub(crate) fn log(&self) -> MutexGuard<'_, CallLog> {
         lock(&self.log)
-    }
-
-    /// The last line in which the guest told of a panic.
-    pub(crate) fn panic_line(&self) -> Option<String> {
-        let mut log = self.log();
-        let line =
-            log.lines().iter().rev().find(|line| line.level == LogLevel::Error && line.text.starts_with(PANICKED))?;
-        Some(line.text.clone())
     }
 }
 

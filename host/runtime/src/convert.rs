@@ -5,7 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use keyward_model::{Body, GuestRequest, LogLevel, Reason, SendError, SendErrorKind, Sent, Target};
 
-use crate::bindings::v0_1::keyward::connector::{http as wit, log::Level};
+use crate::bindings::v0_1::{
+    exports::keyward::connector::actions::ActionError,
+    keyward::connector::{http as wit, log::Level},
+};
 
 /// A request with its body.
 pub(crate) fn request(head: wit::RequestHead, body: Body) -> GuestRequest {
@@ -52,6 +55,26 @@ pub(crate) fn send_error(error: &SendError) -> wit::SendError {
         SendErrorKind::Unreachable => wit::SendError::Unreachable(detail),
         // A kind of a later model that this line of the WIT cannot tell.
         _ => wit::SendError::Other(detail),
+    }
+}
+
+/// The texts of an action's error.
+pub(crate) fn texts(error: &mut ActionError) -> Vec<&mut String> {
+    match error {
+        ActionError::UnknownAction(text) | ActionError::InvalidInput(text) | ActionError::Other(text) => vec![text],
+        ActionError::Failed(failure) => vec![&mut failure.code, &mut failure.message],
+        ActionError::Http(error) => match error {
+            wit::SendError::InsufficientScope(scope) => {
+                scope.missing.iter_mut().chain([&mut scope.detail.message]).collect()
+            }
+            wit::SendError::RateLimited(rate) => vec![&mut rate.detail.message],
+            wit::SendError::TooLarge(size) => vec![&mut size.detail.message],
+            wit::SendError::Denied(detail)
+            | wit::SendError::ReconnectRequired(detail)
+            | wit::SendError::Timeout(detail)
+            | wit::SendError::Unreachable(detail)
+            | wit::SendError::Other(detail) => vec![&mut detail.message],
+        },
     }
 }
 

@@ -5,7 +5,9 @@ use std::{
     time::Duration,
 };
 
-use keyward_model::{InvokeError, InvokeErrorKind, Reason, SendError, SendErrorKind, manifest::Limits};
+use keyward_model::{
+    InvokeError, InvokeErrorKind, LogLevel, LogLine, Reason, SendError, SendErrorKind, manifest::Limits,
+};
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
@@ -29,25 +31,29 @@ const LAST_LINES: usize = 10;
 /// A memory fault this near below address 0 is taken for an overflow of the guest's stack: no frame is larger.
 const LARGEST_FRAME: u64 = 16 << 20;
 
-/// The guest was stopped or crashed.
-pub(crate) fn crashed(error: &wasmtime::Error, state: &CallState) -> InvokeError {
-    let (reason, message, hint) = cause(error, state);
+/// How the line begins in which a guest tells of a panic: `panicked at <place>: <text>`. The SDK writes it from its
+/// panic hook, because a trap carries no text.
+pub(crate) const PANICKED: &str = "panicked at ";
+
+/// The guest was stopped or crashed, after it had written `log`.
+pub(crate) fn crashed(error: &wasmtime::Error, state: &CallState, log: &[LogLine]) -> InvokeError {
+    let (reason, message, hint) = cause(error, state, log);
     let mut failure = InvokeError::new(InvokeErrorKind::Guest, reason, message);
     failure.hint = hint;
     failure.sent = state.usage.sent_so_far();
-    failure.backtrace = trace(error.downcast_ref(), state);
+    failure.backtrace = trace(error.downcast_ref(), log);
     failure
 }
 
-/// The call took too long.
-pub(crate) fn took_too_long(state: &CallState) -> InvokeError {
+/// The call took too long, after the guest had written `log`.
+pub(crate) fn took_too_long(state: &CallState, log: &[LogLine]) -> InvokeError {
     let limit = state.context.limits.wall_ms;
     let message = format!("the call took longer than {limit} ms");
     let raise = raise("wall_ms", limit, state.ceiling.wall_ms);
     let mut failure = InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
         .hint(format!("{raise}, or find out what it waits for"));
     failure.sent = state.usage.sent_so_far();
-    failure.backtrace = trace(None, state);
+    failure.backtrace = trace(None, log);
     failure
 }
 
@@ -133,7 +139,7 @@ fn request_failed(error: &SendError) -> InvokeError {
 }
 
 /// What stopped the guest: the reason, the words for it, and what to do.
-fn cause(error: &wasmtime::Error, state: &CallState) -> (Reason, String, Option<String>) {
+fn cause(error: &wasmtime::Error, state: &CallState, log: &[LogLine]) -> (Reason, String, Option<String>) {
     if let Some(breach) = error.downcast_ref::<Breach>() {
         let (reason, raise) = match breach {
             Breach::Memory { limit, .. } => {
@@ -163,8 +169,8 @@ fn cause(error: &wasmtime::Error, state: &CallState) -> (Reason, String, Option<
             "the guest used memory just below address 0, as a stack that overflows does".to_owned(),
             too_deep,
         ),
-        Some(trap) => match state.panic_line() {
-            Some(line) => (Reason::GuestTrap, format!("the guest {}", for_people(&line, MAX_WORDS)), None),
+        Some(trap) => match panic_line(log) {
+            Some(line) => (Reason::GuestTrap, format!("the guest {}", for_people(line, MAX_WORDS)), None),
             None => (Reason::GuestTrap, format!("the guest crashed: {trap}"), None),
         },
         None => (
@@ -173,6 +179,12 @@ fn cause(error: &wasmtime::Error, state: &CallState) -> (Reason, String, Option<
             None,
         ),
     }
+}
+
+/// The last line in which the guest told of a panic.
+fn panic_line(log: &[LogLine]) -> Option<&str> {
+    let tells = |line: &&LogLine| line.level == LogLevel::Error && line.text.starts_with(PANICKED);
+    log.iter().rfind(tells).map(|line| line.text.as_str())
 }
 
 /// The address of a memory fault. Wasmtime tells it as text only.
@@ -204,14 +216,12 @@ fn is_below_zero(address: u64) -> bool {
 }
 
 /// For the author: the guest's call stack, and its last words.
-fn trace(backtrace: Option<&WasmBacktrace>, state: &CallState) -> Option<String> {
+fn trace(backtrace: Option<&WasmBacktrace>, log: &[LogLine]) -> Option<String> {
     let mut lines = Vec::new();
     if let Some(backtrace) = backtrace {
         lines.extend(frames(backtrace));
     }
-    let mut log = state.log();
-    let last = log.lines();
-    let last = &last[last.len().saturating_sub(LAST_LINES)..];
+    let last = &log[log.len().saturating_sub(LAST_LINES)..];
     if !last.is_empty() {
         lines.push("last log lines:".to_owned());
         lines.extend(last.iter().map(|line| format!("  {}", for_people(&line.text, MAX_FRAME))));

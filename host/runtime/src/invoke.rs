@@ -10,7 +10,8 @@ use std::{
 
 use async_trait::async_trait;
 use keyward_model::{
-    ActionCall, ActionOutcome, CallContext, CallId, Digest, Invoke, InvokeError, InvokeErrorKind, Outbound, Reason,
+    ActionCall, ActionOutcome, CallContext, CallId, CallMemory, Digest, Invoke, InvokeError, InvokeErrorKind, LogLine,
+    Outbound, Reason, SendError,
     manifest::{LimitOverrides, Limits},
 };
 use tokio::{sync::Semaphore, time::timeout_at};
@@ -26,9 +27,12 @@ use crate::{
     cache::Cache,
     call::{CallState, Connection, MAX_RESOURCES},
     connectors::Connectors,
+    convert,
     engine::{self, Clock},
     failure,
     limits::Breach,
+    log::{cut, show},
+    schema::MAX_OUTPUT,
 };
 
 /// How a [`Runtime`] is set up.
@@ -137,19 +141,28 @@ impl Runtime {
         let meter = store.data().meter.clone();
         let start = meter.start();
         let run = meter.charge(run(&mut store, component, &invocation));
-        let result = timeout_at(deadline, run).await;
+        let mut result = timeout_at(deadline, run).await;
 
         let state = store.data_mut();
+        let mut log = state.log().take();
+        // Before anything is made of the guest's words, as a part of a secret is not found.
+        let spoken = result.as_mut().ok().and_then(|ended| ended.as_mut().ok());
+        let mut words = words(spoken, &mut log);
+        let redacted = match self.outbound.clean(&state.context, &mut words).await {
+            Ok(redacted) => redacted,
+            Err(error) => return Err(InvokeError { began: true, ..unclean(error, state) }),
+        };
+        show(&mut log);
         let outcome = match result {
             Ok(Ok(Ok(text))) => timeout_at(deadline, schemas.read_output(text))
                 .await
                 .unwrap_or_else(|_| Err(failure::check_took_too_long("output", wall_ms)))
-                .map_err(|error| InvokeError { sent: state.usage.sent_so_far(), ..error }),
+                .map_err(|error| InvokeError { sent: state.usage.sent_so_far(), ..error })
+                .map_err(|error| if redacted > 0 { error.hint(REDACTED) } else { error }),
             Ok(Ok(Err(error))) => Err(failure::reported(error, state)),
-            Ok(Err(error)) => Err(failure::crashed(&error, state)),
-            Err(_) => Err(failure::took_too_long(state)),
+            Ok(Err(error)) => Err(failure::crashed(&error, state, &log)),
+            Err(_) => Err(failure::took_too_long(state, &log)),
         };
-        let log = state.log().take();
         match outcome {
             Ok(output) => {
                 Ok(ActionOutcome { output, log, stats: state.usage.stats(state.memory.peak(), micros(start)) })
@@ -197,6 +210,7 @@ impl Invoke for Runtime {
             action: call.action.action.clone(),
             connection: resolved.connection,
             limits: resolved.limits.with(LimitOverrides::default(), self.ceiling),
+            memory: CallMemory::default(),
         };
         // Neither input nor output nor anybody's words: a span is read by more people than a call is meant for.
         let span = info_span!(
@@ -224,6 +238,37 @@ async fn run(
     let connector = component.instantiate_async(&mut *store).await?;
     let connection = store.data_mut().table.push(Connection)?;
     connector.keyward_connector_actions().call_run(store, invocation, connection).await
+}
+
+/// What stands in the place of a secret may not fit the schema, or be no JSON where the secret was a list of numbers.
+const REDACTED: &str = "a secret was taken out of the output (secret-echoed): the connector should not return it";
+
+/// The most bytes of an action's error that are searched; far fewer are told.
+const MAX_SEARCHED: usize = 64 << 10;
+
+/// Every text that the guest made: its log, and how it ended.
+fn words<'a>(spoken: Option<&'a mut Result<String, ActionError>>, log: &'a mut [LogLine]) -> Vec<&'a mut String> {
+    let mut words: Vec<_> = log.iter_mut().map(|line| &mut line.text).collect();
+    match spoken {
+        // A larger one is refused, and nothing is told of it.
+        Some(Ok(output)) if output.len() <= MAX_OUTPUT => words.push(output),
+        Some(Ok(_)) | None => {}
+        Some(Err(error)) => {
+            for text in convert::texts(error) {
+                text.truncate(cut(text, MAX_SEARCHED).len());
+                words.push(text);
+            }
+        }
+    }
+    words
+}
+
+/// The guest's words could not be cleaned, so nothing of them is told.
+fn unclean(error: SendError, state: &CallState) -> InvokeError {
+    let mut failure = InvokeError::new(InvokeErrorKind::Internal, error.reason, error.message);
+    failure.hint = error.hint;
+    failure.sent = state.usage.sent_so_far();
+    failure
 }
 
 /// A component that cannot be loaded, as a call's error.

@@ -19,7 +19,8 @@ pub(crate) enum Stream {
     Err,
 }
 
-/// The log of one call.
+/// The log of one call, with the guest's own characters until [`show`] makes them fit for people: what is taken out of
+/// it is found among those only.
 #[derive(Debug)]
 pub(crate) struct CallLog {
     lines: Vec<LogLine>,
@@ -39,18 +40,18 @@ impl CallLog {
     pub(crate) fn write(&mut self, level: LogLevel, text: &str) {
         let Some(left) = self.left else { return };
         let fits = usize::try_from(left).unwrap_or(usize::MAX);
-        let text = printable(text, fits);
+        let kept = cut(text, fits).trim_end();
         // The line break counts, so that empty lines have an end too.
-        let cost = text.shown.len() as u64 + 1;
-        if text.cut || cost > left || self.lines.len() + 1 >= MAX_LINES {
-            if !text.shown.is_empty() {
-                self.push(level, text.shown);
+        let cost = kept.len() as u64 + 1;
+        if text.len() > fits || cost > left || self.lines.len() + 1 >= MAX_LINES {
+            if !kept.is_empty() {
+                self.push(level, kept.to_owned());
             }
             self.push(LogLevel::Warn, LIMIT_REACHED.to_owned());
             self.left = None;
         } else {
             self.left = Some(left - cost);
-            self.push(level, text.shown);
+            self.push(level, kept.to_owned());
         }
     }
 
@@ -78,19 +79,13 @@ impl CallLog {
         }
     }
 
-    /// The lines so far, oldest first, with what stands without a line break yet as lines of their own.
-    pub(crate) fn lines(&mut self) -> &[LogLine] {
+    /// Takes all lines, oldest first, with what stands without a line break yet as lines of their own.
+    pub(crate) fn take(&mut self) -> Vec<LogLine> {
         for stream in [Stream::Out, Stream::Err] {
             if !self.partial(stream).is_empty() {
                 self.end_line(stream);
             }
         }
-        &self.lines
-    }
-
-    /// Takes all lines.
-    pub(crate) fn take(&mut self) -> Vec<LogLine> {
-        self.lines();
         std::mem::take(&mut self.lines)
     }
 
@@ -115,20 +110,23 @@ impl CallLog {
     }
 }
 
-struct Printable {
-    shown: String,
-    cut: bool,
+/// Makes `lines` fit for people: each is one line, and says what it seems to say.
+pub(crate) fn show(lines: &mut [LogLine]) {
+    for line in lines {
+        if line.text.contains(is_unprintable) {
+            line.text = printable(&line.text);
+        }
+    }
 }
 
-/// The first `limit` bytes of `text` with a space for each character that could forge a line or turn its
-/// reading order around.
-fn printable(text: &str, limit: usize) -> Printable {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    let shown = text[..end].trim_end().chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect();
-    Printable { shown, cut: end < text.len() }
+/// The first `limit` bytes of `text`, or as many fewer as end with a whole character.
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
+    &text[..text.floor_char_boundary(limit)]
+}
+
+/// `text` with a space for each character that could forge a line or turn its reading order around.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect()
 }
 
 /// Control characters, line and paragraph separators, and the marks that change the direction of text.
@@ -139,8 +137,8 @@ fn is_unprintable(c: char) -> bool {
 
 /// `text` as a guest gave it for people to read: one line of at most `limit` bytes.
 pub(crate) fn for_people(text: &str, limit: usize) -> String {
-    let Printable { mut shown, cut } = printable(text, limit);
-    if cut {
+    let mut shown = printable(cut(text, limit).trim_end());
+    if limit < text.len() {
         shown.push('…');
     }
     shown
@@ -151,7 +149,9 @@ mod tests {
     use super::*;
 
     fn texts(log: &mut CallLog) -> Vec<String> {
-        log.take().into_iter().map(|line| line.text).collect()
+        let mut lines = log.take();
+        show(&mut lines);
+        lines.into_iter().map(|line| line.text).collect()
     }
 
     #[test]

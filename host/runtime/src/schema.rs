@@ -19,7 +19,7 @@ use crate::{failure::MAX_WORDS, log::for_people};
 /// So many faults are told at once.
 const MAX_FAULTS: usize = 5;
 /// The largest output that is taken, bytes of JSON. It is kept in a flow's journal.
-const MAX_OUTPUT: usize = 4 << 20;
+pub(crate) const MAX_OUTPUT: usize = 4 << 20;
 /// The most values in an output: each takes up to some hundred bytes of the host's memory, whatever its JSON takes.
 const MAX_VALUES: u64 = 200_000;
 

@@ -23,7 +23,7 @@ use url::Url;
 use crate::{
     credential::Live,
     place::{self, Draft, Payload, Placed},
-    redact::{RedactionCount, Redactor, Scrubber},
+    redact::{CallSecrets, RedactionCount, Redactor, Scrubber},
     vault::Vault,
     wire::{Wire, WireBody, WireError, WireLimits, WireRequest, WireResponse},
 };
@@ -122,10 +122,12 @@ impl CredentialedRequest {
     /// Where the answer is 401, the body can be sent again and the credential can be refreshed, it is
     /// refreshed and the request sent once more.
     ///
+    /// What goes out is noted in `secrets`, which is the call's, before it does.
+    ///
     /// # Errors
     /// What the wire says, without secrets; after a 401, what refreshing brings, and the errors of
     /// [`Vault::apply`].
-    pub async fn send(self, wire: &dyn Wire) -> Result<CleanResponse, SendError> {
+    pub async fn send(self, wire: &dyn Wire, secrets: &CallSecrets) -> Result<CleanResponse, SendError> {
         let Self { outgoing, body, ready, credential, vault } = self;
         let redactions = RedactionCount::default();
         let again = match &body {
@@ -134,6 +136,7 @@ impl CredentialedRequest {
             Body::Stream { .. } => None,
         };
         let Ready { url, headers, body: payload, mut placed } = ready;
+        secrets.add(&placed);
         let cleaner = outgoing.cleaner(&placed, &redactions);
         let first = cleaner.exchange(wire, outgoing.request(url, headers, payload.or(body))).await?;
 
@@ -151,6 +154,7 @@ impl CredentialedRequest {
         let ready = credential.place(&outgoing, &again, &live, vault.clock.now().wall).map_err(answered)?;
         // The first credential may come back in the second response as well.
         placed.extend(ready.placed);
+        secrets.add(&placed);
         let cleaner = outgoing.cleaner(&placed, &redactions);
         let request = outgoing.request(ready.url, ready.headers, ready.body.or(again));
         let second = cleaner.exchange(wire, request).await.map_err(answered)?;

@@ -11,6 +11,7 @@
 //! Permit ──► apply ──► CredentialedRequest ──► Wire ──► the network                    placed ◄──┘
 //!                                                │
 //! guest ◄── CleanResponse ◄── searched ◄─────────┘
+//! guest's words ─► CallSecrets::clean ─► caller, log, journal
 //! ```
 //!
 //! **Reading order.** [`Vault`] (`vault.rs`); how things rest: `seal.rs`, `header.rs`, `keys.rs`, `root.rs`,
@@ -62,7 +63,7 @@ pub use credential::{BasicSecret, FieldValue};
 pub use error::VaultError;
 pub use harden::harden_process;
 pub use provider::{Catalogue, CatalogueError, ConnectionMethod, Provider, Source, UnknownMethod};
-pub use redact::{RedactionCount, Redactor, Scrubber};
+pub use redact::{CallSecrets, RedactionCount, Redactor, Scrubber};
 pub use root::{RootKeyKind, RootKeySource};
 pub use rotate::RotateReport;
 pub use secret::Secret;

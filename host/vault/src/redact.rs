@@ -26,6 +26,7 @@
 //! is compared for as long as it fits; how often that can be is bounded by how often the secret repeats itself, so
 //! a server cannot make it slow by what it sends, nor by the size of its chunks.
 
+mod call;
 mod pattern;
 mod reading;
 
@@ -42,6 +43,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use zeroize::Zeroizing;
 
+pub use self::call::CallSecrets;
 use self::pattern::{Pattern, Room};
 
 /// What stands in the place of a secret.

@@ -173,6 +173,10 @@ impl Outbound for Closed {
     async fn refused(&self, _: &CallContext, _: Reason) -> Result<(), SendError> {
         Ok(())
     }
+
+    async fn clean(&self, _: &CallContext, _: &mut [&mut String]) -> Result<u64, SendError> {
+        Ok(0)
+    }
 }
 
 /// A runtime for loading one component.

@@ -6,7 +6,9 @@ mod verify;
 use std::{collections::HashMap, time::Duration};
 
 use clap::{Args, Subcommand};
-use keyward_model::{ActionName, AuditEvent, AuditRecord, ConnectionFacts, ConnectionId, ConnectionName, RunId, Sent};
+use keyward_model::{
+    ActionName, AuditEvent, AuditRecord, ConnectionFacts, ConnectionId, ConnectionName, EchoedBy, RunId, Sent,
+};
 use keyward_store::AuditFilter;
 use time::OffsetDateTime;
 
@@ -175,8 +177,14 @@ fn event(event: &AuditEvent) -> (&'static str, String) {
             ("refused", format!("call of {action}{with}"))
         }
         AuditEvent::LimitReached => ("refused", "a request beyond a limit of the call".to_owned()),
-        AuditEvent::SecretRedacted { count: 1 } => ("redacted", "once in the response".to_owned()),
-        AuditEvent::SecretRedacted { count } => ("redacted", format!("{count} times in the response")),
+        AuditEvent::SecretRedacted { count, by } => {
+            let place = match by {
+                EchoedBy::Server => "in the response",
+                EchoedBy::Guest => "in what the connector said",
+            };
+            let often = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+            ("redacted", format!("{often} {place}"))
+        }
         AuditEvent::Connection { change } => ("connection", change.clone()),
         AuditEvent::Consent { change } => ("consent", change.clone()),
         AuditEvent::Policy { change } => ("policy", change.clone()),

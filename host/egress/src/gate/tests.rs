@@ -12,7 +12,7 @@ use axum::{Router, extract::Request, response::IntoResponse as _, routing::any};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use keyward_model::{
-    Body, CallId, ConnectionId, Digest, Principal, PrincipalKind, Target,
+    Body, CallId, CallMemory, ConnectionId, Digest, Principal, PrincipalKind, Target,
     manifest::{Action, Endpoint, Limits, Manifest, Placement, RequestRule},
 };
 use keyward_policy::NetworkExceptions;
@@ -158,6 +158,7 @@ impl World {
             action: "act".parse().unwrap(),
             connection: Some(connection),
             limits: Limits::default(),
+            memory: CallMemory::default(),
         };
         Self { gate: Arc::new(gate), ctx, records, written }
     }
@@ -323,8 +324,37 @@ async fn token_reaches_the_server_and_never_the_guest() {
 
     let text = whole(response).await.unwrap();
     assert!(!text.contains(TOKEN) && text.contains("redacted"), "{text}");
-    assert_eq!(world.recorded(), [(AuditEvent::SecretRedacted { count: 1 }, Some(Reason::SecretEchoed))]);
+    assert_eq!(
+        world.recorded(),
+        [(AuditEvent::SecretRedacted { count: 1, by: EchoedBy::Server }, Some(Reason::SecretEchoed))]
+    );
     assert_eq!(hits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn secret_that_the_guest_puts_together_is_taken_out_of_its_words_and_is_on_record() {
+    let (half, rest) = TOKEN.split_at(14);
+    let answer = move |request: Request| async move { if request.uri().path().ends_with("/1") { half } else { rest } };
+    let mut world = World::new(serve(Router::new().fallback(any(answer))).await).await;
+    let mut said = String::new();
+    for path in ["/items/1", "/items/2"] {
+        said.push_str(&whole(world.send(Method::GET, path).await.unwrap()).await.unwrap());
+    }
+    assert_eq!(said, TOKEN);
+    world.recorded();
+    let mut other = "nothing".to_owned();
+    assert_eq!(world.gate.clean(&world.ctx, &mut [&mut said, &mut other]).await, Ok(1));
+    assert_eq!((said.as_str(), other.as_str()), ("[redacted]", "nothing"));
+    let event = AuditEvent::SecretRedacted { count: 1, by: EchoedBy::Guest };
+    assert_eq!(world.recorded(), [(event, Some(Reason::SecretEchoed))]);
+
+    // What was found is not told before it is on record.
+    world.records.broken.store(true, Ordering::SeqCst);
+    let error = world.gate.clean(&world.ctx, &mut [&mut TOKEN.to_owned()]).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::StoreFailed, Sent::Yes));
+    // Another call has sent nothing, and is not searched.
+    let other = CallContext { memory: CallMemory::default(), ..world.ctx.clone() };
+    assert_eq!(world.gate.clean(&other, &mut [&mut TOKEN.to_owned()]).await, Ok(0));
 }
 
 /// A server whose `/moved/<number>` redirects to `to[number]` with 302, and answers anything else with what it was sent.

@@ -195,7 +195,7 @@ fn unmapped(record: &AuditRecord) -> Value {
 mod tests {
     use time::macros::datetime;
 
-    use super::*;
+    use super::{super::EchoedBy, *};
     use crate::{Principal, Reason, TenantId};
 
     fn record(event: AuditEvent, reason: Option<Reason>) -> AuditRecord {
@@ -253,7 +253,7 @@ mod tests {
         for (what, class, attributes) in [
             (sent("POST", None), 4002, ["http_request", "dst_endpoint"]),
             (AuditEvent::LimitReached, 6003, ["api", "src_endpoint"]),
-            (AuditEvent::SecretRedacted { count: 2 }, 6003, ["api", "src_endpoint"]),
+            (AuditEvent::SecretRedacted { count: 2, by: EchoedBy::Guest }, 6003, ["api", "src_endpoint"]),
             (
                 AuditEvent::CallRefused { action: "a.b".parse().unwrap_or_else(|_| panic!()), connection: None },
                 6003,

@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use keyward_model::{InvokeErrorKind, LogLevel, Reason, Sent};
+use keyward_model::{InvokeErrorKind, LogLevel, Reason, SendError, SendErrorKind, Sent};
 use keyward_runtime::RuntimeError;
 use serde_json::{Value, json};
 
@@ -100,6 +100,52 @@ async fn log_lines_come_with_the_outcome_and_cannot_forge_others() {
     let log = fixture.call(Value::Null).await.unwrap().log;
     assert_eq!(log.len(), 1);
     assert_eq!((log[0].level, &*log[0].text), (LogLevel::Warn, "hello world"));
+}
+
+/// The text that the guests below say.
+const SAID: &str = "hello\nworld";
+
+#[tokio::test]
+async fn secret_is_taken_out_of_whatever_the_guest_says() {
+    let log = "(call $log (i32.const 4) (i32.const 128) (i32.const 11))";
+    let panic = "(call $log (i32.const 4) (i32.const 80) (i32.const 36)) unreachable";
+    let other = r#"(i32.store8 (i32.const 1024) (i32.const 1)) (i32.store8 (i32.const 1032) (i32.const 4))
+        (i32.store (i32.const 1040) (i32.const 128)) (i32.store (i32.const 1044) (i32.const 11)) (i32.const 1024)"#;
+
+    // As the guest wrote it: a line end may be within what is sought.
+    let guest = Guest::new(&format!("{log} (call $ok (i32.const 64) (i32.const 4))"));
+    let outcome = Fixture::new(&guest).withholding(Ok(SAID)).call(Value::Null).await.unwrap();
+    assert_eq!(outcome.log[0].text, "[redacted]");
+
+    let outcome = Fixture::new(&Guest::echo()).withholding(Ok("hello")).call(json!(["hello"])).await.unwrap();
+    assert_eq!(outcome.output, json!(["[redacted]"]));
+
+    let error = Fixture::new(&Guest::new(panic)).withholding(Ok("broke")).failure().await;
+    assert_eq!(error.message, "the guest panicked at src/lib.rs:7:9: it [redacted]");
+    assert!(error.backtrace.unwrap().ends_with("it [redacted]"));
+    assert!(error.log[0].text.ends_with("it [redacted]"));
+
+    let error = Fixture::new(&Guest::new(other)).withholding(Ok(SAID)).failure().await;
+    assert_eq!((error.reason, error.message.as_str()), (Reason::ActionFailed, "[redacted]"));
+}
+
+#[tokio::test]
+async fn output_that_no_longer_fits_tells_that_a_secret_was_in_it() {
+    let fixture = Fixture::new(&Guest::echo()).withholding(Ok("1,2,3"));
+    let error = fixture.call(json!([1, 2, 3])).await.unwrap_err();
+    assert_eq!(error.reason, Reason::OutputInvalid);
+    assert!(error.hint.unwrap().contains("secret-echoed"));
+}
+
+#[tokio::test]
+async fn words_that_cannot_be_cleaned_are_not_told() {
+    let failed = SendError::new(SendErrorKind::Other, Reason::StoreFailed, "the audit trail cannot be written");
+    for end in ["(call $ok (i32.const 64) (i32.const 4))", "unreachable"] {
+        let guest = Guest::new(&format!("(call $log (i32.const 4) (i32.const 128) (i32.const 11)) {end}"));
+        let error = Fixture::new(&guest).withholding(Err(failed.clone())).failure().await;
+        assert_eq!((error.reason, error.message), (Reason::StoreFailed, failed.message.clone()));
+        assert_eq!((error.log, error.backtrace, error.began), (vec![], None, true));
+    }
 }
 
 #[tokio::test]

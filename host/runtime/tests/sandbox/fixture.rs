@@ -29,6 +29,7 @@ pub(crate) struct Fixture {
     pub(crate) directory: TempDir,
     catalog: Arc<OneConnector>,
     refused: Arc<Mutex<Vec<Reason>>>,
+    secret: Withheld,
 }
 
 struct OneConnector {
@@ -54,7 +55,11 @@ impl Catalog for OneConnector {
 struct Scripted {
     answer: Answer,
     refused: Arc<Mutex<Vec<Reason>>>,
+    secret: Withheld,
 }
+
+/// What the way out takes out of the guest's words, or why it cannot.
+type Withheld = Arc<Mutex<Option<Result<String, SendError>>>>;
 
 #[async_trait]
 impl Outbound for Scripted {
@@ -65,6 +70,14 @@ impl Outbound for Scripted {
     async fn refused(&self, _: &CallContext, limit: Reason) -> Result<(), SendError> {
         self.refused.lock().unwrap().push(limit);
         Ok(())
+    }
+
+    async fn clean(&self, _: &CallContext, words: &mut [&mut String]) -> Result<u64, SendError> {
+        let secret = self.secret.lock().unwrap();
+        let Some(secret) = &*secret else { return Ok(0) };
+        let secret = secret.as_ref().map_err(Clone::clone)?;
+        let holding = words.iter_mut().filter(|text| text.contains(secret));
+        Ok(holding.map(|text| **text = text.replace(secret, "[redacted]")).count() as u64)
     }
 }
 
@@ -108,14 +121,21 @@ impl Fixture {
         };
         let refused = Arc::<Mutex<Vec<_>>>::default();
         let answer: Answer = Box::new(move |request| Box::pin(answer(request)));
-        let outbound = Scripted { answer, refused: refused.clone() };
+        let secret = Withheld::default();
+        let outbound = Scripted { answer, refused: refused.clone(), secret: secret.clone() };
         let runtime = Runtime::new(config, catalog.clone(), Arc::new(outbound)).unwrap();
-        Self { runtime: Arc::new(runtime), directory, catalog, refused }
+        Self { runtime: Arc::new(runtime), directory, catalog, refused, secret }
     }
 
     /// The same with other limits.
     pub(crate) fn limits(self, change: impl FnOnce(&mut Limits)) -> Self {
         change(&mut self.catalog.limits.lock().unwrap());
+        self
+    }
+
+    /// The same, where the way out takes `secret` out of the guest's words, or fails to.
+    pub(crate) fn withholding(self, secret: Result<&str, SendError>) -> Self {
+        *self.secret.lock().unwrap() = Some(secret.map(str::to_owned));
         self
     }
 
@@ -154,7 +174,11 @@ impl Fixture {
 
 /// A way out that refuses everything.
 pub(crate) fn closed() -> Arc<dyn Outbound> {
-    Arc::new(Scripted { answer: Box::new(|_| Box::pin(async { Err(denied()) })), refused: Arc::default() })
+    Arc::new(Scripted {
+        answer: Box::new(|_| Box::pin(async { Err(denied()) })),
+        refused: Arc::default(),
+        secret: Withheld::default(),
+    })
 }
 
 /// A call of the action `go`.

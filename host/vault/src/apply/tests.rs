@@ -180,7 +180,8 @@ async fn credential_goes_where_the_manifest_says_and_the_rest_as_it_was() {
     ] {
         let api = Api::answering([status(204)]);
         let permit = permit_of(&rules("http", Some(placement), &[]), &facts, "POST", Body::Bytes("body".into()));
-        let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+        let response =
+            world.vault.apply(permit, LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
         assert_eq!(response.response.status, 204);
         let sent = api.requests().pop().unwrap();
         assert_eq!((sent.method, sent.url.as_str()), (Method::POST, url));
@@ -221,7 +222,7 @@ async fn every_part_goes_to_its_place_and_comes_back_from_none() {
     };
     let echo: Vec<Result<&[u8], _>> = vec![Ok(br#"k-test-at-2 test-at-1 canary-developer test-client"#)];
     let api = Api::answering([status(401), Answer::Response(200, vec![], echo)]);
-    let response = world.vault.apply(ask(), LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response = world.vault.apply(ask(), LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     for (sent, token) in api.requests().iter().zip(["test-at-1", "test-at-2"]) {
         assert_eq!(sent.url.as_str(), format!("https://api.example/v1/k-{token}/items/1"));
         assert_eq!(sent.headers["authorization"], format!("Bearer {token}"));
@@ -235,7 +236,14 @@ async fn every_part_goes_to_its_place_and_comes_back_from_none() {
 
     // Without the credential nothing is filled in.
     let api = Api::answering([status(200)]);
-    world.vault.apply(ask().without_credential(), LIMITS).await.unwrap().send(&api).await.unwrap();
+    world
+        .vault
+        .apply(ask().without_credential(), LIMITS)
+        .await
+        .unwrap()
+        .send(&api, &CallSecrets::default())
+        .await
+        .unwrap();
     let sent = api.requests().pop().unwrap();
     assert_eq!(sent.url.as_str(), "https://api.example/v1/k-%7Bcredential%7D/items/1");
     assert!(matches!(&sent.body, Body::Bytes(bytes) if bytes == r#"{"a":1}"#));
@@ -248,7 +256,7 @@ async fn connector_without_a_credential_gets_none() {
     let length = vec![("content-length".to_owned(), "12".to_owned())];
     let api = Api::answering([Answer::Response(401, length, vec![Ok(b"canary-key-1")])]);
     let permit = permit_of(&rules("http", None, &[]), &facts, "GET", Body::Empty);
-    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     assert!(!api.requests()[0].headers.contains_key("authorization"));
     assert_eq!(response.response.headers, [("content-length".to_owned(), b"12".to_vec())]);
     // What was not sent is not searched for.
@@ -274,7 +282,7 @@ async fn every_echo_is_taken_out_of_names_values_and_body() {
         vec![Ok(b"you sent b2N0b2NhdDpj"), Ok(b"YW5hcnktcGFzc3dvcmQ= and octocat:cana"), Ok(b"ry-password\n")];
     let api = Api::answering([Answer::Response(200, headers, body)]);
     let permit = permit_of(&rules("http", Some(Placement::Basic), &[]), &facts, "GET", Body::Empty);
-    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     let expected: [(&str, &[u8]); 3] = [("redacted", b"1"), ("location", b"/?p=[redacted]"), ("etag", b"\"octocat\"")];
     let headers: Vec<_> = response.response.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
     assert_eq!(headers, expected);
@@ -284,13 +292,25 @@ async fn every_echo_is_taken_out_of_names_values_and_body() {
 }
 
 #[tokio::test]
+async fn what_goes_out_is_known_to_the_call_whatever_comes_of_it() {
+    let world = World::new().await;
+    let facts = static_connection(&world, StaticCredential::Bearer(secret("canary-token"))).await;
+    let secrets = CallSecrets::default();
+    let api = Api::answering([Answer::Failure(failure("no answer"))]);
+    world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api, &secrets).await.unwrap_err();
+    let mut said = "Y2FuYXJ5LXRva2Vu".to_owned();
+    assert_eq!(secrets.clean(&mut [&mut said]).await, 1);
+    assert_eq!(said, "[redacted]");
+}
+
+#[tokio::test]
 async fn length_of_a_body_that_is_not_sent_is_kept() {
     let world = World::new().await;
     let facts = static_connection(&world, StaticCredential::Bearer(secret("canary-token"))).await;
     let length = vec![("content-length".to_owned(), "100".to_owned())];
     let api = Api::answering([Answer::Response(200, length, vec![])]);
     let permit = permit_of(&rules("http", Some(bearer()), &[]), &facts, "HEAD", Body::Empty);
-    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     assert_eq!(response.response.headers, [("content-length".to_owned(), b"100".to_vec())]);
 }
 
@@ -302,12 +322,14 @@ async fn errors_show_no_secret_and_keep_what_is_known_of_delivery() {
         Answer::Failure(failure("no answer to Bearer canary-token")),
         Answer::Response(200, vec![], vec![Ok(b"half of canary-"), Err(failure("canary-token cut off"))]),
     ]);
-    let error = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap_err();
+    let error =
+        world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap_err();
     assert_eq!(error.message, "no answer to Bearer [redacted]");
     assert_eq!(error.hint.as_deref(), Some("no answer to Bearer [redacted]"));
     assert_eq!((error.kind, error.sent), (SendErrorKind::Unreachable, Sent::Maybe));
 
-    let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response =
+        world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     let (body, error, _) = read(response).await;
     assert_eq!(body, b"");
     assert_eq!(error.unwrap().message, "[redacted] cut off");
@@ -322,7 +344,8 @@ async fn body_that_breaks_off_within_the_token_shows_no_part_of_it() {
     for cut in 0..TOKEN.len() {
         let chunks = vec![Ok(before), Ok(&TOKEN.as_bytes()[..cut]), Err(failure("reset"))];
         let api = Api::answering([Answer::Response(200, vec![], chunks)]);
-        let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
+        let response =
+            world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
         let (body, error, _) = read(response).await;
         assert_eq!(error.unwrap().message, "reset");
         // What came long before is there, and no part of the token.
@@ -338,7 +361,7 @@ async fn refused_token_is_refreshed_once_and_neither_comes_back() {
     let api = Api::answering([status(401), Answer::Response(200, vec![], echo)]);
     let rules = rules("oidc", Some(bearer()), &["read"]);
     let permit = permit_of(&rules, &facts, "POST", Body::Bytes("body".into()));
-    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     assert_eq!(response.response.status, 200);
     assert_eq!(api.authorizations(), ["Bearer test-at-1", "Bearer test-at-2"]);
     assert!(api.requests().iter().all(|parts| matches!(&parts.body, Body::Bytes(bytes) if bytes == "body")));
@@ -352,7 +375,8 @@ async fn second_refusal_is_the_answer() {
     let world = World::new().await;
     let facts = world.connect().await;
     let api = Api::answering([status(401), status(401)]);
-    let response = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap();
+    let response =
+        world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
     assert_eq!(response.response.status, 401);
     assert_eq!((api.requests().len(), world.server.token_requests()), (2, 1));
 }
@@ -364,7 +388,14 @@ async fn second_attempt_that_does_not_arrive_tells_that_the_first_did() {
         let facts = world.connect().await;
         let unsent = WireError { reason, sent: Sent::No, ..failure("nobody listens") };
         let api = Api::answering([status(401), Answer::Failure(unsent)]);
-        let error = world.vault.apply(permit(&facts), LIMITS).await.unwrap().send(&api).await.unwrap_err();
+        let error = world
+            .vault
+            .apply(permit(&facts), LIMITS)
+            .await
+            .unwrap()
+            .send(&api, &CallSecrets::default())
+            .await
+            .unwrap_err();
         assert_eq!((error.reason, error.sent), (reason, Sent::Yes));
     }
 }
@@ -378,7 +409,7 @@ async fn token_that_another_process_refreshed_is_taken_without_refreshing_again(
     let used = other.credential_for(&facts.tenant, &facts.id).await.unwrap().fingerprint;
     other.credential_after_refusal(&facts.tenant, &facts.id, &used).await.unwrap().unwrap();
     let api = Api::answering([status(401), status(200)]);
-    request.send(&api).await.unwrap();
+    request.send(&api, &CallSecrets::default()).await.unwrap();
     assert_eq!(api.authorizations(), ["Bearer test-at-1", "Bearer test-at-2"]);
     assert_eq!(world.server.token_requests(), 1);
 }
@@ -395,7 +426,8 @@ async fn refusal_is_the_answer_where_nothing_can_be_sent_again() {
     let fixed = world.vault.connect_static(new, StaticCredential::ApiKey(secret("canary-key-1"))).await.unwrap();
     for permit in [streamed, permit(&fixed)] {
         let api = Api::answering([Answer::Response(401, vec![], vec![Ok(b"refused")])]);
-        let response = world.vault.apply(permit, LIMITS).await.unwrap().send(&api).await.unwrap();
+        let response =
+            world.vault.apply(permit, LIMITS).await.unwrap().send(&api, &CallSecrets::default()).await.unwrap();
         assert_eq!(response.response.status, 401);
         assert_eq!(read(response).await.0, b"refused");
     }
@@ -408,7 +440,7 @@ async fn grant_that_has_ended_asks_for_a_reconnect_and_tells_that_the_request_wa
     let facts = world.connect().await;
     let request = world.vault.apply(permit(&facts), LIMITS).await.unwrap();
     world.server.fault(Fault::Answer(400, json!({"error": "invalid_grant"})));
-    let error = request.send(&Api::answering([status(401)])).await.unwrap_err();
+    let error = request.send(&Api::answering([status(401)]), &CallSecrets::default()).await.unwrap_err();
     assert_eq!((error.kind, error.sent), (SendErrorKind::ReconnectRequired, Sent::Yes));
 }
 
@@ -443,7 +475,7 @@ async fn refresh_that_loses_the_scope_stops_the_second_attempt() {
     let request = world.vault.apply(permit, LIMITS).await.unwrap();
     world.server.state().reply = json!({"scope": "other"});
     let api = Api::answering([status(401)]);
-    let error = request.send(&api).await.unwrap_err();
+    let error = request.send(&api, &CallSecrets::default()).await.unwrap_err();
     assert_eq!((error.reason, error.sent), (Reason::InsufficientScope, Sent::Yes));
     assert_eq!(error.kind, SendErrorKind::InsufficientScope { missing: vec!["read".to_owned()] });
 }

@@ -1,4 +1,6 @@
-async fn twice(request: keyward_vault::CredentialedRequest, wire: &dyn keyward_vault::Wire) {
+use keyward_vault::{CallSecrets, CredentialedRequest, Wire};
+
+async fn twice(request: CredentialedRequest, wire: &dyn Wire, secrets: &CallSecrets) {
     let _ = request.send(wire).await;
     let _ = request.send(wire).await;
 }

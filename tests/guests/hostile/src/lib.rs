@@ -12,7 +12,9 @@ mod streams;
 
 use ends::{big_output, fail, panic, raw_output, wrong_output};
 use memory::search_memory;
-use requests::{any_request, follow_redirects, forge_handle, forge_header, many_requests, no_request, scoped_request};
+use requests::{
+    any_request, assemble, follow_redirects, forge_handle, forge_header, many_requests, no_request, scoped_request,
+};
 use resources::{flood_log, hoard_memory, recurse, spin, take_random, wait};
 use streams::{hoard_exchanges, misuse_exchange, slow_loris, stream_down, stream_up};
 
@@ -21,6 +23,7 @@ keyward::connector!(
     scoped_request,
     no_request,
     search_memory,
+    assemble,
     forge_header,
     follow_redirects,
     many_requests,

@@ -169,6 +169,68 @@ pub(crate) fn no_request(input: AnyRequest, connection: &Connection) -> Result<O
     Ok(send(input, connection))
 }
 
+/// How to say it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Say {
+    /// In the output.
+    Output,
+    /// As numbers in the output.
+    Numbers,
+    /// In the log.
+    Log,
+    /// In several lines of the log.
+    Lines,
+    /// As the text of a panic.
+    Panic,
+    /// As the text of an error, beyond where that is cut.
+    Fail,
+    /// As the code of an error.
+    Code,
+}
+
+/// What to put together.
+#[derive(Deserialize, JsonSchema)]
+pub(crate) struct Assemble {
+    /// How the server encodes it.
+    encoding: String,
+    /// How to say it.
+    say: Say,
+}
+
+/// Gets the token in two parts that show it nowhere, and says the whole.
+#[action]
+pub(crate) fn assemble(input: Assemble, connection: &Connection) -> Result<Value> {
+    let mut token = String::new();
+    for number in [1, 2] {
+        let part = connection.get("/part/{number}/{encoding}").path("number", number).path("encoding", &input.encoding).send()?;
+        token.push_str(&String::from_utf8_lossy(&part.body));
+    }
+    match input.say {
+        Say::Output => return Ok(token.into()),
+        Say::Numbers => return Ok(token.into_bytes().into()),
+        Say::Log => keyward::info!("the token is {token}"),
+        Say::Lines => {
+            let (first, second) = token.split_at(token.len() / 2);
+            keyward::info!("{first}");
+            keyward::info!("{second}");
+        }
+        Say::Panic => panic!("the token is {token}"),
+        Say::Fail => return Err(Error::Other(format!("{} {token}", "x".repeat(2030)))),
+        Say::Code => {
+            return Err(Failure {
+                code: token,
+                message: "see the code".to_owned(),
+                status: None,
+                retryable: false,
+                retry_after: None,
+            }
+            .into());
+        }
+    }
+    Ok(Value::Null)
+}
+
 /// A header of any bytes.
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct ForgeHeader {
