@@ -182,3 +182,22 @@ async fn what_is_never_sent_is_not_hoarded_in_the_host() -> Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_method_and_an_authority_have_a_bound_before_they_are_sent() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = with_canary("wasi", &echo.url)?;
+    let method = |length: usize| json!({"url": format!("{}/echo/verbatim", echo.url), "method": "M".repeat(length)});
+    let authority = |length: usize| json!({"url": format!("http://{}/echo/verbatim", "a".repeat(length))});
+    for (input, error) in [
+        (method(64), "ErrorCode::HttpRequestDenied"),
+        (method(65), "method"),
+        (method(100_000), "method"),
+        (authority(1_024), "ErrorCode::HttpRequestDenied"),
+        (authority(1_025), "authority"),
+        (authority(100_000), "authority"),
+    ] {
+        assert_eq!(output(&keyward, "any-request", input)?["error"], error);
+    }
+    Ok(())
+}

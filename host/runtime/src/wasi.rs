@@ -6,6 +6,7 @@
 //! be loaded, and a call of one ends the call.
 
 mod http;
+mod unsent;
 
 pub(crate) use self::http::OutgoingHttp;
 
@@ -70,7 +71,7 @@ pub(crate) fn link(linker: &mut Linker<CallState>) -> wasmtime::Result<()> {
     filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
-    Ok(())
+    unsent::link(linker)
 }
 
 /// Puts a function that ends the call in place of each that `component` imports from `wasi:sockets`.
