@@ -34,7 +34,11 @@ async fn a_connector_in(language: &str) -> Result<()> {
     keyward.allow_local(&[authorization.authority(), api.authority(), echo.authority(), other.authority()])?;
     connect_canary_of(&keyward, "github", "canary", &echo.url)?;
     its_attacks_are_refused(&there, &echo, &other)?;
-    the_credential_does_not_come_back(&there, &echo)
+    the_credential_does_not_come_back(&there, &echo)?;
+    match language {
+        "python" => the_habits_of_python_do_no_harm(&there, &echo),
+        _ => Ok(()),
+    }
 }
 
 /// Installs the connector with what an earlier run has compiled of it. Keyward looks at each file before it takes it.
@@ -157,5 +161,23 @@ fn the_credential_does_not_come_back(there: &Connector<'_>, echo: &EchoServer) -
         assert_eq!(sent, [&("authorization".to_owned(), format!("Bearer {CANARY}"))]);
     }
     assert!(answer.json()["output"]["body"].as_str().unwrap().ends_with("Text"), "{}", answer.stdout);
+    Ok(())
+}
+
+/// Calls the action `habit`.
+fn habit(there: &Connector<'_>, echo: &EchoServer, habit: &str, path: &str, count: u32) -> Result<Outcome> {
+    there.call("habit", "canary", json!({"habit": habit, "url": format!("{}{path}", echo.url), "count": count}))
+}
+
+fn the_habits_of_python_do_no_harm(there: &Connector<'_>, echo: &EchoServer) -> Result<()> {
+    for (name, path, count, result) in [
+        ("status", "/echo/json", 1, 200),
+        ("refusal", "/echo/unheard-of", 1, 404),
+        ("part", "/bytes/100000", 1, 10),
+        ("rounds", "/echo/json", 200, 200),
+    ] {
+        let document = habit(there, echo, name, path, count)?.success().json();
+        assert_eq!(document["output"]["result"], result, "{name}: {document}");
+    }
     Ok(())
 }

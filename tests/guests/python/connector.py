@@ -1,5 +1,5 @@
-"""The connector `github` of `plugins/github` in Python, with two of its actions and ordinary `urllib`, and an action
-that sends whatever its input says."""
+"""The connector `github` of `plugins/github` in Python, with two of its actions and ordinary `urllib`, an action that
+sends whatever its input says, and one that uses `urllib` as people do."""
 
 import json
 import re
@@ -90,7 +90,39 @@ def any_request(input):
         return {"status": 0, "headers": [], "body": "", "error": str(error)}
 
 
-ACTIONS = {"list-issues": list_issues, "create-issue": create_issue, "any-request": any_request}
+def status(url, count):
+    return urlopen(url).status
+
+
+def refusal(url, count):
+    try:
+        urlopen(url)
+    except HTTPError as error:
+        return error.code
+
+
+def part(url, count):
+    with urlopen(url) as response:
+        return len(response.read(10))
+
+
+def rounds(url, count):
+    total = 0
+    for _ in range(count):
+        with urlopen(url) as response:
+            total += len(json.load(response))
+    return total
+
+
+HABITS = {"status": status, "refusal": refusal, "part": part, "rounds": rounds}
+
+
+def habit(input):
+    """Does what people do with `urllib` and think nothing of."""
+    return {"result": HABITS[input["habit"]](input["url"], input.get("count", 1))}
+
+
+ACTIONS = {"list-issues": list_issues, "create-issue": create_issue, "any-request": any_request, "habit": habit}
 
 
 class Actions:

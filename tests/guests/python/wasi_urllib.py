@@ -4,6 +4,7 @@
 """
 
 import io
+import weakref
 from email.message import Message
 from urllib import request, response
 from urllib.error import URLError
@@ -84,8 +85,14 @@ class Body(io.RawIOBase):
     """A response's body, read as it comes."""
 
     def __init__(self, incoming):
-        self.body = incoming.consume()
-        self.stream = self.body.stream()
+        body = incoming.consume()
+        self.stream = body.stream()
+        # A stream must go before its body, in whatever order the collector finds them.
+        self.release = weakref.finalize(self, release, self.stream, body, incoming)
+
+    def close(self):
+        self.release()
+        super().close()
 
     def readable(self):
         return True
@@ -99,6 +106,11 @@ class Body(io.RawIOBase):
             raise OSError(error.value.value.to_debug_string()) from error
         buffer[: len(chunk)] = chunk
         return len(chunk)
+
+
+def release(*resources):
+    for resource in resources:
+        resource.__exit__(None, None, None)
 
 
 def install():
