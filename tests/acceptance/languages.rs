@@ -37,7 +37,7 @@ async fn a_connector_in(language: &str) -> Result<()> {
     the_credential_does_not_come_back(&there, &echo)?;
     match language {
         "python" => the_habits_of_python_do_no_harm(&there, &echo),
-        _ => Ok(()),
+        _ => the_habits_of_javascript_do_no_harm(&there, &echo),
     }
 }
 
@@ -175,6 +175,19 @@ fn the_habits_of_python_do_no_harm(there: &Connector<'_>, echo: &EchoServer) -> 
         ("refusal", "/echo/unheard-of", 1, 404),
         ("part", "/bytes/100000", 1, 10),
         ("rounds", "/echo/json", 200, 200),
+    ] {
+        let document = habit(there, echo, name, path, count)?.success().json();
+        assert_eq!(document["output"]["result"], result, "{name}: {document}");
+    }
+    Ok(())
+}
+
+/// The engine for JavaScript never lets go of a resource.
+fn the_habits_of_javascript_do_no_harm(there: &Connector<'_>, echo: &EchoServer) -> Result<()> {
+    for (name, path, count, result) in [
+        ("rounds", "/echo/json", 1_000, 1_000),
+        ("buffer", "/bytes/30000000", 1, 30_000_000),
+        ("stream", "/bytes/100000000", 1, 100_000_000),
     ] {
         let document = habit(there, echo, name, path, count)?.success().json();
         assert_eq!(document["output"]["result"], result, "{name}: {document}");

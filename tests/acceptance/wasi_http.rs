@@ -174,12 +174,29 @@ async fn a_server_that_does_not_answer_is_a_timeout() -> Result<()> {
 async fn what_is_never_sent_is_not_hoarded_in_the_host() -> Result<()> {
     let echo = EchoServer::start().await?;
     let keyward = with_canary("wasi", &echo.url)?;
-    for (header_bytes, body_bytes) in [(0, 1 << 20), (30_000, 0)] {
-        let input = json!({"count": 5_000, "header_bytes": header_bytes, "body_bytes": body_bytes});
-        let error = call(&keyward, "hoard-unsent", input)?.failure(1).error();
-        assert_eq!(error["code"], "guest-trap", "{error}");
-        assert!(error.to_string().contains("resource table has no free keys"), "{error}");
+    let hoard = |count: u32, keep: Option<&str>, header_bytes: u32, body_bytes: u32| {
+        let sizes = json!({"count": count, "header_bytes": header_bytes, "body_bytes": body_bytes, "keep": keep});
+        call(&keyward, "hoard-unsent", sizes)
+    };
+    for (keep, header_bytes, body_bytes) in [
+        (None, 0, 1 << 20),
+        (None, 30_000, 0),
+        (Some("fields"), 30_000, 0),
+        (Some("headers"), 30_000, 0),
+        (Some("copy"), 30_000, 0),
+        (Some("body"), 0, 1 << 20),
+    ] {
+        let error = hoard(5_000, keep, header_bytes, body_bytes)?.failure(1).error();
+        assert_eq!(error["code"], "resource-limit", "{keep:?}: {error}");
+        let message = "the guest holds more than 1024 requests, headers and bodies that are not sent at once";
+        assert_eq!((&error["message"], error["hint"].is_string()), (&json!(message), true), "{keep:?}");
     }
+    assert_eq!(hoard(5_000, Some("none"), 100, 100)?.success().json()["output"], 5_000);
+
+    assert_eq!(output(&keyward, "hoard-pollables", json!({"count": 100_000}))?, 100_000);
+    let error = call(&keyward, "hoard-pollables", json!({"count": 140_000}))?.failure(1).error();
+    assert_eq!(error["code"], "resource-limit", "{error}");
+    assert_eq!(error["message"], "the guest holds more than 262144 resources at once", "{error}");
     Ok(())
 }
 

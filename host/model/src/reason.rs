@@ -109,6 +109,8 @@ reasons! {
     UploadLimit = "upload-limit",
     /// The guest used more memory than it may.
     MemoryLimit = "memory-limit",
+    /// The guest holds more requests, bodies or other resources in the host than it may.
+    ResourceLimit = "resource-limit",
     /// The guest used more processor time than it may.
     CpuLimit = "cpu-limit",
     /// The call took longer than it may.

@@ -8,13 +8,13 @@ use std::{
 use keyward_model::{
     InvokeError, InvokeErrorKind, LogLevel, LogLine, Reason, SendError, SendErrorKind, manifest::Limits,
 };
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use crate::{
     backtrace::{MAX_FRAME, frames},
     bindings::v0_1::exports::keyward::connector::actions::{ActionError, Failure},
-    call::CallState,
+    call::{CallState, MAX_RESOURCES},
     convert,
     exchange::Misuse,
     limits::{Breach, raise},
@@ -140,12 +140,18 @@ fn request_failed(error: &SendError) -> InvokeError {
 
 /// What stopped the guest: the reason, the words for it, and what to do.
 fn cause(error: &wasmtime::Error, state: &CallState, log: &[LogLine]) -> (Reason, String, Option<String>) {
-    if let Some(breach) = error.downcast_ref::<Breach>() {
+    let too_many = Breach::Held { limit: MAX_RESOURCES, what: "resources" };
+    let breach = match error.downcast_ref::<ResourceTableError>() {
+        Some(ResourceTableError::Full) => Some(&too_many),
+        _ => error.downcast_ref::<Breach>(),
+    };
+    if let Some(breach) = breach {
         let (reason, raise) = match breach {
             Breach::Memory { limit, .. } => {
                 (Reason::MemoryLimit, raise("memory_bytes", *limit, state.ceiling.memory_bytes))
             }
             Breach::Cpu { limit_ms } => (Reason::CpuLimit, raise("cpu_ms", *limit_ms, state.ceiling.cpu_ms)),
+            Breach::Held { .. } => (Reason::ResourceLimit, "let go of what is no longer needed".to_owned()),
         };
         return (reason, breach.to_string(), Some(format!("{raise}, or let it do less at once")));
     }

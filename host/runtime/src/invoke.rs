@@ -188,7 +188,8 @@ impl Runtime {
         // What a guest passes to one host function is copied into the host. It cannot be more than the
         // guest's memory, unless it passes the same bytes many times over.
         store.set_hostcall_fuel(usize::try_from(limits.memory_bytes).unwrap_or(usize::MAX));
-        store.set_max_component_handles(MAX_RESOURCES);
+        // A handle that is lent counts twice, and the table of the resources tells better what there is too much of.
+        store.set_max_component_handles(2 * MAX_RESOURCES);
         store
     }
 }

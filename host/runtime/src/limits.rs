@@ -13,7 +13,7 @@ use crate::engine::{INSTANCES_PER_CALL, MEMORIES_PER_CALL, TABLES_PER_CALL};
 
 /// A limit of the sandbox that a guest broke.
 ///
-/// The limiter and the clock return it as an error, because a plain refusal looks like any panic of the guest.
+/// The limiter and the clock, among others, return it as an error, because a plain refusal looks like any panic of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Breach {
     /// It asked for more memory.
@@ -29,6 +29,14 @@ pub(crate) enum Breach {
     Cpu {
         /// Milliseconds.
         limit_ms: u64,
+    },
+    /// It held on to too much in the host.
+    #[error("the guest holds more than {limit} {what} at once")]
+    Held {
+        /// How many.
+        limit: usize,
+        /// What they are.
+        what: &'static str,
     },
 }
 

@@ -1,5 +1,5 @@
 // The connector `github` of `plugins/github` in JavaScript, with two of its actions and ordinary `fetch`, and an
-// action that sends whatever its input says.
+// action that sends whatever its input says, and one that uses `fetch` as people do.
 
 const API = 'https://api.github.com';
 
@@ -43,6 +43,52 @@ const issue = ({ number, title, body, state, labels, user, html_url }) => ({
 /** The address of the next page (RFC 8288). */
 const next = (response) => /<([^>]*)>;\s*rel="next"/.exec(response.headers.get('link') ?? '')?.[1];
 
+const times = (count) => [...Array(count).keys()];
+
+/** What people do with `fetch` and think nothing of. */
+const habits = {
+  async rounds(url, count) {
+    let total = 0;
+    for (const _ of times(count)) total += Object.keys(await (await fetch(url)).json()).length;
+    return total;
+  },
+
+  async buffer(url) {
+    return (await (await fetch(url)).arrayBuffer()).byteLength;
+  },
+
+  async stream(url) {
+    const reader = (await fetch(url)).body.getReader();
+    let total = 0;
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return total;
+      total += value.length;
+    }
+  },
+
+  async unread(url, count) {
+    const statuses = [];
+    for (const _ of times(count)) statuses.push((await fetch(url, { method: 'DELETE' })).status);
+    return statuses.filter((status) => status === 200).length;
+  },
+
+  async cancelled(url, count) {
+    const statuses = [];
+    for (const _ of times(count)) {
+      const response = await fetch(url);
+      await response.body.cancel();
+      statuses.push(response.status);
+    }
+    return statuses.filter((status) => status === 200).length;
+  },
+
+  async parallel(url, count) {
+    const texts = await Promise.all(times(count).map(async () => (await fetch(url)).text()));
+    return texts.length;
+  },
+};
+
 const actions = {
   async 'list-issues'({ state = 'open', per_page = 100, limit = 100, ...input }) {
     const issues = [];
@@ -72,6 +118,10 @@ const actions = {
     } catch (error) {
       return { status: 0, headers: [], body: '', error: String(error) };
     }
+  },
+
+  async habit({ habit, url, count = 1 }) {
+    return { result: await habits[habit](url, count) };
   },
 };
 

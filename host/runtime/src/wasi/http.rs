@@ -19,7 +19,7 @@ use std::{
     future::ready,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -46,12 +46,11 @@ use crate::{
     log::CallLog,
 };
 
-/// Resources that a call which uses `wasi:http` may hold at once. Each can keep as much in the host as the two sizes
-/// below say, unlike the resources of others.
-const MAX_RESOURCES: usize = 1_024;
 /// The most that the headers of one request take in the host, bytes. It is more than the way out lets through, so that
 /// the way out refuses what is too much.
-const MAX_FIELDS: usize = 64 << 10;
+pub(super) const MAX_FIELDS: usize = 64 << 10;
+/// The most that the headers of all responses of a call take, bytes: a guest may keep every one.
+const MAX_HEADS: usize = 64 << 20;
 /// The most bytes that one write to a request's body may have; the guest is told so and splits. Two writes wait in the
 /// host.
 const MAX_WRITE: usize = 64 << 10;
@@ -85,6 +84,8 @@ struct Call {
     usage: Arc<Usage>,
     meter: Arc<CpuMeter>,
     log: Arc<Mutex<CallLog>>,
+    /// What the headers of the responses take so far, bytes.
+    heads: AtomicUsize,
     /// Whether the call has ended, so that no body is finished any more.
     is_over: AtomicBool,
 }
@@ -92,7 +93,6 @@ struct Call {
 impl WasiHttpView for CallState {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         let http = self.http.get_or_insert_with(|| {
-            self.table.set_max_capacity(MAX_RESOURCES);
             let mut context = WasiHttpCtx::new();
             context.set_field_size_limit(MAX_FIELDS);
             Box::new(OutgoingHttp {
@@ -103,6 +103,7 @@ impl WasiHttpView for CallState {
                     usage: self.usage.clone(),
                     meter: self.meter.clone(),
                     log: self.log.clone(),
+                    heads: AtomicUsize::new(0),
                     is_over: AtomicBool::new(false),
                 })),
             })
@@ -172,7 +173,25 @@ impl Call {
             own.map_or(error.clone(), |own| own.sent(error.sent))
         });
         self.usage.settle(delivery, answer.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes));
-        response(answer?, |body| Download { call: self, body, _open: open, between: options.between_bytes_timeout })
+        let answer = answer?;
+        self.keep_head(&answer)?;
+        response(answer, |body| Download { call: self, body, _open: open, between: options.between_bytes_timeout })
+    }
+
+    /// Counts the headers of a response before the guest has them.
+    fn keep_head(&self, answer: &GuestResponse) -> Result<(), SendError> {
+        let header = |(name, value): &(String, Vec<u8>)| {
+            name.len() + value.len() + size_of::<HeaderName>() + size_of::<HeaderValue>()
+        };
+        let size: usize = answer.headers.iter().map(header).sum();
+        if self.heads.fetch_add(size, Ordering::Relaxed) + size <= MAX_HEADS {
+            return Ok(());
+        }
+        let message = format!("the headers of the call's responses are larger than {MAX_HEADS} bytes");
+        let limit = MAX_HEADS as u64;
+        Err(SendError::new(SendErrorKind::TooLarge { limit }, Reason::TooLarge, message)
+            .hint("make fewer requests in one call")
+            .sent(Sent::Yes))
     }
 
     /// Tells the guest of an error, and the author of its reason.

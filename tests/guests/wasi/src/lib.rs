@@ -4,6 +4,7 @@
 
 use keyward::prelude::*;
 use wasip2::{
+    clocks::monotonic_clock::subscribe_duration,
     http::{
         outgoing_handler::handle,
         types::{
@@ -14,7 +15,7 @@ use wasip2::{
     io::streams::{InputStream, StreamError},
 };
 
-keyward::connector!(any_request, upload, download, hoard, hoard_unsent);
+keyward::connector!(any_request, upload, download, hoard, hoard_unsent, hoard_pollables);
 
 /// Any request at all: what it says reaches the host as it is.
 #[derive(Deserialize, JsonSchema)]
@@ -292,6 +293,22 @@ fn hoard(input: Hoard, _connection: &Connection) -> Result<Hoarded> {
 
 /// What to make.
 #[derive(Deserialize, JsonSchema)]
+struct HoardPollables {
+    /// How many.
+    count: u32,
+}
+
+/// Makes resources and lets go of none.
+#[action]
+fn hoard_pollables(input: HoardPollables, _connection: &Connection) -> Result<u32> {
+    for _ in 0..input.count {
+        std::mem::forget(subscribe_duration(1));
+    }
+    Ok(input.count)
+}
+
+/// What to make.
+#[derive(Deserialize, JsonSchema)]
 struct HoardUnsent {
     /// How many requests.
     count: u32,
@@ -299,6 +316,24 @@ struct HoardUnsent {
     header_bytes: usize,
     /// How many bytes of body in each.
     body_bytes: usize,
+    /// Which part of each is kept, where it is not all.
+    keep: Option<Keep>,
+}
+
+/// A part of a request.
+#[derive(Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum Keep {
+    /// Nothing.
+    None,
+    /// Headers that are in no request.
+    Fields,
+    /// What the request tells of its headers.
+    Headers,
+    /// A copy of what the request tells of its headers.
+    Copy,
+    /// The body.
+    Body,
 }
 
 /// Makes requests that are never sent.
@@ -316,7 +351,14 @@ fn hoard_unsent(input: HoardUnsent, _connection: &Connection) -> Result<u32> {
             let _ = stream.write(&vec![b'x'; permit.min(left) as usize]);
             left -= permit.min(left);
         }
-        std::mem::forget((request, body, stream));
+        match input.keep {
+            None => std::mem::forget((request, body, stream)),
+            Some(Keep::None) => {}
+            Some(Keep::Fields) => std::mem::forget(Fields::from_list(&request.headers().entries())),
+            Some(Keep::Headers) => std::mem::forget(request.headers()),
+            Some(Keep::Copy) => std::mem::forget(request.headers().clone()),
+            Some(Keep::Body) => std::mem::forget((body, stream)),
+        }
     }
     Ok(input.count)
 }
