@@ -22,7 +22,7 @@ fn install(keyward: &Keyward, credential: &str) -> Result<()> {
 version = "0.1.0"
 title = "Signing"
 provider = "http"
-endpoints.api = {{ url = "https://api.example", configurable = true }}
+endpoints.api = {{ url = "https://api.example", configurable = true, private = true }}
 
 {credential}
 [actions.any-request]
