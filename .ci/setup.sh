@@ -46,6 +46,11 @@ compiler() {
     command -v cc >/dev/null || debian build-essential
 }
 
+# One test asks a real Apache; nothing of it is started here.
+apache() {
+    [ -x /usr/sbin/apache2 ] || debian apache2-bin
+}
+
 # Guests are built for wasm32-unknown-unknown: by rustup's library for it, or by Debian's own compiler, which
 # builds that library from source. `keyward plugin build` takes whichever is there.
 guest_compiler() {
@@ -96,7 +101,7 @@ checkout() {
 case "${1:-all}" in
     tools) tools ;;
     all)
-        compiler; tools; guest_compiler
+        compiler; tools; apache; guest_compiler
         modules tests/servers "the test servers" ci
         # `ci` insists on a lock with the optional packages of all platforms, which not every registry has.
         modules tests/guests/javascript "the compiler of connectors in JavaScript" "install --no-save"

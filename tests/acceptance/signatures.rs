@@ -1,7 +1,7 @@
 //! Credentials that sign: each against a server that verifies by itself.
 
 use anyhow::Result;
-use keyward_harness::{Keyward, Outcome, keyward::guest, process::NodeServer};
+use keyward_harness::{Apache, Keyward, Outcome, keyward::guest, process::NodeServer};
 use serde_json::{Value, json};
 
 /// A connector whose one action sends whatever it is told to, with this `credential`, and a connection to `url`.
@@ -31,11 +31,16 @@ requests = [
     {{ method = "GET", endpoint = "api", path = "/**", query = ["*"] }},
     {{ method = "POST", endpoint = "api", path = "/**", query = ["*"] }},
 ]
+
+[actions.many-requests]
+title = "Send many requests"
+requests = [{{ method = "GET", endpoint = "api", path = "/**" }}]
 "#
     );
     std::fs::write(folder.join("connector.toml"), manifest)?;
     let schema = json!({"type": "object"});
-    let actions = json!([{"name": "any-request", "input": schema, "output": schema}]);
+    let actions = ["any-request", "many-requests"];
+    let actions = json!(actions.map(|name| json!({"name": name, "input": schema, "output": schema})));
     std::fs::write(folder.join("actions.json"), actions.to_string())?;
     let (hostile, made) = (guest("hostile")?.display().to_string(), folder.join("made.wasm").display().to_string());
     let folder = folder.display().to_string();
@@ -55,7 +60,11 @@ fn connect(keyward: &Keyward, url: &str, connect: &[&str], secret: &str) -> Resu
 
 /// Sends a request through the gate and tells what came of it.
 fn send(keyward: &Keyward, input: &Value) -> Result<Value> {
-    let call = ["--json", "call", "signing.any-request", "--input", &input.to_string()];
+    call(keyward, "any-request", input)
+}
+
+fn call(keyward: &Keyward, action: &str, input: &Value) -> Result<Value> {
+    let call = ["--json", "call", &format!("signing.{action}"), "--input", &input.to_string()];
     Ok(keyward.run(call)?.success().json()["output"].clone())
 }
 
@@ -181,5 +190,64 @@ async fn a_token_is_minted_for_each_request_with_any_kind_of_key() -> Result<()>
         let error = refused(method, name, more)?;
         assert_eq!(error["code"], "key-unsuitable", "{method} {name}: {error}");
     }
+    Ok(())
+}
+
+const ACCOUNT: &[&str] = &["--method", "basic", "--username", "octocat"];
+const PASSWORD: &str = "canary-digest-password";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apache_lets_in_who_answers_its_challenge() -> Result<()> {
+    let apache = Apache::start("octocat:private:a6bf24bd9214f946ee325cc253f5e329")?;
+    let weak = "[credential]\nin = \"digest\"\nweak = true\n";
+    let keyward = connector(&apache.url, weak, ACCOUNT, PASSWORD)?;
+    let output = call(&keyward, "many-requests", &json!({"path": "/items", "count": 3, "stop": true}))?;
+    assert_eq!(output["last"]["status"], 200, "{output}");
+    assert_eq!(output["last"]["body"], "the items", "{output}");
+    let seen = apache.seen()?;
+    let counts: Vec<_> = seen.iter().map(|line| line.split("nc=").nth(1).map_or("", |rest| &rest[..8])).collect();
+    assert_eq!(counts, ["", "00000001", "00000002", "00000003"], "{seen:#?}");
+    assert_eq!(seen[0], "GET 401 -");
+
+    connect(&keyward, &apache.url, &[ACCOUNT, &["--reconnect"]].concat(), "another-password")?.success();
+    let output = send(&keyward, &json!({"method": "GET", "path": "/items"}))?;
+    assert_eq!(output["status"], 401, "{output}");
+    assert_eq!(apache.seen()?.len(), 6, "a wrong password is tried once");
+
+    // Apache knows MD5 alone, which is not accepted without a word.
+    let strict = connector(&apache.url, "[credential]\nin = \"digest\"\n", ACCOUNT, PASSWORD)?;
+    let output = send(&strict, &json!({"method": "GET", "path": "/items"}))?;
+    assert_eq!(output["error"]["reason"], "credential-unplaceable", "{output}");
+    assert_eq!(output["error"]["sent"], "yes", "{output}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strict_server_of_http_digest_lets_in_whoever_answers_by_the_book() -> Result<()> {
+    let username = "J\u{e4}s\u{f8}n \"Doe\"";
+    let account = json!({"username": username, "password": PASSWORD});
+    let server = NodeServer::start("digest-api.mjs", &account)?;
+    let connect = ["--method", "basic", "--username", username];
+    let keyward = connector(&server.said("url")?, "[credential]\nin = \"digest\"\n", &connect, PASSWORD)?;
+    for path in [
+        "/SHA-256/auth",
+        "/SHA-256/auth,auth-int",
+        "/SHA-256/auth-int",
+        "/SHA-256-sess/auth",
+        "/SHA-512-256/auth/hidden",
+        "/SHA-512-256-sess/auth-int/hidden",
+    ] {
+        let input = json!({"method": "POST", "path": path, "body": "body", "query": [["q", "a b"]]});
+        let output = send(&keyward, &input)?;
+        assert_eq!(output["body"], "POST 1 4 [redacted]", "{path}: {output}");
+    }
+    for (path, expected) in [("/SHA-256/auth/next", "GET 1 0 [redacted]"), ("/SHA-256/auth", "GET 4 0 [redacted]")] {
+        let output = call(&keyward, "many-requests", &json!({"path": path, "count": 4, "stop": true}))?;
+        assert_eq!(output["last"]["body"], expected, "{path}: {output}");
+    }
+    let streamed = json!({"method": "POST", "path": "/SHA-256/auth", "body": "body", "stream": true});
+    let output = send(&keyward, &streamed)?;
+    assert_eq!(output["error"]["reason"], "credential-unplaceable", "{output}");
+    assert_eq!(output["error"]["sent"], "no", "{output}");
     Ok(())
 }

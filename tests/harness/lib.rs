@@ -1,6 +1,7 @@
 //! What the acceptance tests, the demo and the benches stand on: real servers on free loopback ports, a person at
 //! a browser, and the `keyward` binary in a data directory of its own. Everything ends with the value that holds it.
 
+pub mod apache;
 pub mod authorization_server;
 pub mod echo;
 pub mod github;
@@ -8,6 +9,7 @@ pub mod keyward;
 pub mod person;
 pub mod process;
 
+pub use apache::Apache;
 pub use authorization_server::AuthorizationServer;
 pub use echo::EchoServer;
 pub use github::GithubApi;

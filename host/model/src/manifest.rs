@@ -132,6 +132,12 @@ pub enum Placement {
     Hmac(Hmac),
     /// As a JSON Web Token (RFC 7519) that the host mints for the request.
     Jwt(Jwt),
+    /// As HTTP Digest (RFC 7616): user name and password of the connection answer the server's challenge.
+    Digest {
+        /// Whether MD5, and challenges without protection against replay, are answered too.
+        #[serde(default, skip_serializing_if = "is_no")]
+        weak: bool,
+    },
 }
 
 /// A token that is minted for each request, in a header: `prefix` and then the token.

@@ -83,7 +83,7 @@ reasons! {
     ConnectionWrongProvider = "connection-wrong-provider",
     /// The connection no longer works and its owner must connect again.
     ReconnectRequired = "reconnect-required",
-    /// The credential holds characters that cannot stand where the manifest puts it.
+    /// The credential cannot go where the manifest puts it: for its characters, its kind, or what the server asks for.
     CredentialUnplaceable = "credential-unplaceable",
     /// The host's name does not resolve.
     NameUnresolved = "name-unresolved",

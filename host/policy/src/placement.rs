@@ -77,7 +77,7 @@ fn check_one(placement: &Placement) -> Result<(), Fault> {
         Placement::AwsSigv4 { region, service } => scope("region", region).and(scope("service", service)),
         Placement::Hmac(hmac) => check_hmac(hmac),
         Placement::Jwt(jwt) => check_jwt(jwt),
-        Placement::Basic | Placement::Path { .. } => Ok(()),
+        Placement::Basic | Placement::Path { .. } | Placement::Digest { .. } => Ok(()),
     }
 }
 
@@ -262,7 +262,7 @@ fn part(placement: &Placement) -> Option<&Part> {
         | Placement::Json { part, .. }
         | Placement::Hmac(Hmac { part, .. })
         | Placement::Jwt(Jwt { part, .. }) => Some(part),
-        Placement::Basic | Placement::AwsSigv4 { .. } => None,
+        Placement::Basic | Placement::AwsSigv4 { .. } | Placement::Digest { .. } => None,
     }
 }
 
@@ -307,7 +307,7 @@ impl Header<'_> {
 fn headers(placement: &Placement) -> Vec<Header<'_>> {
     match placement {
         Placement::Header { name, .. } | Placement::Jwt(Jwt { name, .. }) => vec![Header::Whole(name)],
-        Placement::Basic => vec![Header::Whole("authorization")],
+        Placement::Basic | Placement::Digest { .. } => vec![Header::Whole("authorization")],
         Placement::Cookie { name, .. } => vec![Header::Cookie(name)],
         Placement::AwsSigv4 { .. } => {
             ["authorization", "x-amz-date", "x-amz-security-token", "x-amz-content-sha256"].map(Header::Whole).into()
@@ -481,6 +481,8 @@ mod tests {
             (HMAC, r#"{"in": "form", "name": "time"}"#, true),
             (&jwt(ES256), r#"{"in": "basic"}"#, true),
             (&jwt(ES256), HMAC, false),
+            (r#"{"in": "digest"}"#, r#"{"in": "basic"}"#, true),
+            (r#"{"in": "digest", "weak": true}"#, HMAC, false),
             (&jwt(&format!(r#"{ES256}, "claims": {{"uri": "{{url}}"}}"#)), HMAC, true),
         ] {
             let faults = check(&[read(a), read(b)]);

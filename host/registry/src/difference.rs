@@ -222,6 +222,8 @@ fn placement_text(placement: &Placement) -> String {
         Placement::AwsSigv4 { region, service } => format!("as an AWS signature for {service} in {region}"),
         Placement::Hmac(hmac) => hmac_text(hmac),
         Placement::Jwt(jwt) => jwt_text(jwt),
+        Placement::Digest { weak: false } => "as HTTP Digest".to_owned(),
+        Placement::Digest { weak: true } => "as HTTP Digest, with MD5 too".to_owned(),
     }
 }
 
@@ -368,6 +370,7 @@ mod tests {
                 r#"in = "header", name = "Authorization", prefix = "Bearer ""#,
                 r#"in = "jwt", name = "Authorization", prefix = "Bearer ", algorithm = "ES256", lifetime_seconds = 60"#,
             ),
+            (r#"in = "header", name = "Authorization", prefix = "Bearer ""#, r#"in = "digest", weak = true"#),
             (r#"provider = "shop""#, r#"provider = "bank""#),
             (r#"["read"], ["admin"]"#, r#"["read"], ["admin"], ["write"]"#),
             (r#"["read"], ["admin"]"#, r#"["read", "write"]"#),

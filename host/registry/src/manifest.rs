@@ -178,17 +178,18 @@ fn placements(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Vec<Placement>
 }
 
 /// The kinds of places.
-const PLACES: &[&str] = &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4", "hmac", "jwt"];
+const PLACES: &[&str] =
+    &["header", "query", "basic", "cookie", "path", "form", "json", "aws-sigv4", "hmac", "jwt", "digest"];
 
 fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
     let mut fields = node.fields(faults)?;
     let kind = fields.required("in", faults, |node, faults| one_of(node, PLACES, faults))?;
     let name = match kind {
-        "basic" | "path" | "aws-sigv4" | "hmac" => String::new(),
+        "basic" | "path" | "aws-sigv4" | "hmac" | "digest" => String::new(),
         _ => fields.required("name", faults, Node::text).unwrap_or_default(),
     };
     let part = match kind {
-        "basic" | "aws-sigv4" => Part::Token,
+        "basic" | "aws-sigv4" | "digest" => Part::Token,
         _ => fields.optional("part", faults, Node::text).map(Part::from).unwrap_or_default(),
     };
     let read = match kind {
@@ -218,6 +219,7 @@ fn placement(node: &Node<'_, '_>, faults: &mut Faults) -> Option<Placement> {
             headers: fields.optional("headers", faults, templates).unwrap_or_default(),
             query: fields.optional("query", faults, templates).unwrap_or_default(),
         }),
+        "digest" => Placement::Digest { weak: fields.optional("weak", faults, Node::boolean).unwrap_or_default() },
         "jwt" => Placement::Jwt(Jwt {
             name,
             prefix: fields.optional("prefix", faults, Node::text).unwrap_or_default(),

@@ -28,6 +28,26 @@ fn the_example_of_the_manual_is_good() {
     assert_eq!(manifest.name.as_str(), "weather");
 }
 
+#[test]
+fn the_examples_of_credentials_in_the_manual_are_good() {
+    let manual = include_str!("../../../docs/plugins.md");
+    let blocks = manual.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut kinds = Vec::new();
+    for block in blocks.filter(|block| block.starts_with("[credential]") || block.starts_with("[[credential]]")) {
+        let head = r#"name = "a"
+version = "0.1.0"
+title = "A"
+provider = "http"
+endpoints.api.url = "https://api.example"
+actions.go = { title = "Go", requests = [{ method = "POST", endpoint = "api", path = "/go" }] }
+"#;
+        let source = format!("{head}{block}");
+        let (manifest, _) = check(&source).unwrap_or_else(|faults| panic!("{}", shown(&source, &faults)));
+        kinds.push(serde_json::to_value(&manifest.credential).unwrap()[0]["in"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(kinds, ["header", "hmac", "hmac", "jwt", "digest"]);
+}
+
 fn faults(source: &str) -> String {
     let faults = parse_manifest(source).unwrap_err();
     assert!(faults.iter().all(|fault| fault.severity == Severity::Error));
@@ -149,7 +169,7 @@ name = "c"
     6:87 "/go" rule: the path has no {credential}, and the credential goes there
         write {credential} where it goes, for example `/bot{credential}/send`
     10:9 "Host" rule: the header "Host" cannot hold a credential: it follows from the URL
-    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac, jwt
+    13:7 "cooky" bad-value: `cooky` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac, jwt, digest
     18:1 "name" unknown-field: there is no field `name` here
         known are: in, part
     23:9 "Secret" rule: "Secret" is not a part of a credential
@@ -259,7 +279,7 @@ title = ""
     7:8 "ftp://api.github.com" rule: the URL has another scheme than https
         write for example `https://api.example.com` or `https://api.example.com/v1`
     8:17 "yes" wrong-type: `true` or `false` is wanted here, and this is of type string
-    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac, jwt
+    11:7 "heading" bad-value: `heading` is not one of: header, query, basic, cookie, path, form, json, aws-sigv4, hmac, jwt, digest
     16:17 "get" rule: the method "get" is not a word in capitals
         write `GET`
     16:35 "ap" rule: there is no endpoint "ap"

@@ -11,17 +11,20 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderMap, Method, StatusCode, header::CONTENT_LENGTH};
+use http::{
+    HeaderMap, Method, StatusCode,
+    header::{AUTHORIZATION, CONTENT_LENGTH},
+};
 use keyward_model::{
     BodyStream, ConnectionFacts, GuestResponse, Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
     request::Body,
 };
 use keyward_policy::{Permit, PermitParts};
-use time::OffsetDateTime;
-use url::Url;
+use url::{Position, Url};
 
 use crate::{
-    credential::Live,
+    credential::{Live, Material},
+    digest::{self, Asker, Question},
     place::{self, Draft, Payload, Placed},
     redact::{CallSecrets, RedactionCount, Redactor, Scrubber},
     vault::Vault,
@@ -66,6 +69,8 @@ struct Ready {
     headers: HeaderMap,
     body: Payload,
     placed: Placed,
+    /// Whether it answers a challenge of HTTP Digest.
+    is_answered: bool,
 }
 
 /// What the permit says about the credential.
@@ -93,7 +98,7 @@ impl Vault {
         let (ready, credential) = match placements.is_empty() {
             true => {
                 let (url, headers) = (outgoing.url.clone(), outgoing.headers.clone());
-                (Ready { url, headers, body: Payload::of(&body), placed: Vec::new() }, None)
+                (Ready { url, headers, body: Payload::of(&body), placed: Vec::new(), is_answered: false }, None)
             }
             false => {
                 let permitted = connection.ok_or_else(|| {
@@ -101,10 +106,11 @@ impl Vault {
                 })?;
                 let live = self.credential_for(&outgoing.tenant, &permitted.id).await?;
                 let credential = CredentialUse { permitted, scopes, placements, path_mark };
-                (
-                    credential.place(&outgoing, &body, &live, self.clock.now().wall)?,
-                    Some((credential, live.fingerprint)),
-                )
+                let ready = credential.place(self, &outgoing, &body, &live)?;
+                if credential.digest().is_some() && !ready.is_answered && matches!(body, Body::Stream { .. }) {
+                    return Err(no_challenge());
+                }
+                (ready, Some((credential, live.fingerprint)))
             }
         };
         Ok(CredentialedRequest { outgoing, body, ready, credential, vault: self.clone() })
@@ -120,13 +126,14 @@ impl CredentialedRequest {
     /// Sends it over `wire` and takes every secret out of what comes back: head, body and errors.
     ///
     /// Where the answer is 401, the body can be sent again and the credential can be refreshed, it is
-    /// refreshed and the request sent once more.
+    /// refreshed and the request sent once more. Where it is a challenge of HTTP Digest, that is answered, and once
+    /// more where only its nonce was stale.
     ///
     /// What goes out is noted in `secrets`, which is the call's, before it does.
     ///
     /// # Errors
-    /// What the wire says, without secrets; after a 401, what refreshing brings, and the errors of
-    /// [`Vault::apply`].
+    /// What the wire says, without secrets; after a 401, what refreshing brings, the errors of [`Vault::apply`], and
+    /// [`Reason::CredentialUnplaceable`] where a server asks for a weak answer that the manifest does not accept.
     pub async fn send(self, wire: &dyn Wire, secrets: &CallSecrets) -> Result<CleanResponse, SendError> {
         let Self { outgoing, body, ready, credential, vault } = self;
         let redactions = RedactionCount::default();
@@ -135,23 +142,27 @@ impl CredentialedRequest {
             Body::Bytes(bytes) => Some(Body::Bytes(bytes.clone())),
             Body::Stream { .. } => None,
         };
-        let Ready { url, headers, body: payload, mut placed } = ready;
+        let Ready { url, headers, body: payload, mut placed, .. } = ready;
         secrets.add(&placed);
         let cleaner = outgoing.cleaner(&placed, &redactions);
         let first = cleaner.exchange(wire, outgoing.request(url, headers, payload.or(body))).await?;
 
+        // The server has answered the request, whatever becomes of the second attempt.
+        let answered = |error: SendError| error.sent(Sent::Yes);
+        if let Some((credential, used)) = credential.as_ref().filter(|(credential, _)| credential.digest().is_some()) {
+            let exchange = Exchange { vault: &vault, outgoing: &outgoing, credential, used, again, cleaner, placed };
+            return exchange.answer_challenges(wire, secrets, first).await.map_err(answered);
+        }
         let (StatusCode::UNAUTHORIZED, Some(again), Some((credential, used))) = (first.status, again, credential)
         else {
             return Ok(cleaner.clean(first));
         };
-        // The server has answered the request, whatever becomes of the second attempt.
-        let answered = |error: SendError| error.sent(Sent::Yes);
         let id = credential.permitted.id;
         let Some(live) = vault.credential_after_refusal(&outgoing.tenant, &id, &used).await.map_err(answered)? else {
             return Ok(cleaner.clean(first));
         };
         drop(first);
-        let ready = credential.place(&outgoing, &again, &live, vault.clock.now().wall).map_err(answered)?;
+        let ready = credential.place(&vault, &outgoing, &again, &live).map_err(answered)?;
         // The first credential may come back in the second response as well.
         placed.extend(ready.placed);
         secrets.add(&placed);
@@ -170,16 +181,54 @@ impl fmt::Debug for CredentialedRequest {
 
 impl CredentialUse {
     /// Puts the credential into what goes out, where the permit would still be given.
-    fn place(&self, outgoing: &Outgoing, body: &Body, live: &Live, now: OffsetDateTime) -> Result<Ready, SendError> {
+    fn place(&self, vault: &Vault, outgoing: &Outgoing, body: &Body, live: &Live) -> Result<Ready, SendError> {
         self.still_permits(&live.facts)?;
+        let now = vault.clock.now().wall;
         let mut draft = Draft {
             url: outgoing.url.clone(),
             headers: outgoing.headers.clone(),
             body: Payload::of(body),
             path_mark: self.path_mark.clone(),
         };
-        let placed = place::place(&self.placements, &live.material, &live.fields, (&outgoing.method, now), &mut draft)?;
-        Ok(Ready { url: draft.url, headers: draft.headers, body: draft.body, placed })
+        let mut placed =
+            place::place(&self.placements, &live.material, &live.fields, (&outgoing.method, now), &mut draft)?;
+        let is_answered = match (self.digest(), &live.material) {
+            (Some(_), Material::Basic { username, password, .. }) => {
+                let body: Option<&[u8]> = match &draft.body {
+                    Payload::Empty => Some(&[]),
+                    Payload::Bytes(bytes) => Some(bytes),
+                    Payload::Stream => None,
+                };
+                let uri = &draft.url[Position::BeforePath..Position::AfterQuery];
+                let question = Question { username, password, method: &outgoing.method, uri, body };
+                let answer = vault.digests.answer(&self.asker(outgoing, &live.fingerprint), &question)?;
+                if let Some((value, secrets)) = &answer {
+                    place::set_header(&mut draft.headers, AUTHORIZATION, value.as_bytes())?;
+                    placed.extend(secrets.iter().cloned());
+                }
+                answer.is_some()
+            }
+            _ => false,
+        };
+        Ok(Ready { url: draft.url, headers: draft.headers, body: draft.body, placed, is_answered })
+    }
+
+    /// Whether weak answers are accepted, where the credential answers challenges of HTTP Digest.
+    fn digest(&self) -> Option<bool> {
+        self.placements.iter().find_map(|placement| match placement {
+            Placement::Digest { weak } => Some(*weak),
+            _ => None,
+        })
+    }
+
+    /// Whose challenges the request may answer: those of its own origin.
+    fn asker(&self, outgoing: &Outgoing, fingerprint: &[u8; 32]) -> Asker {
+        Asker {
+            tenant: outgoing.tenant.clone(),
+            connection: self.permitted.id,
+            credential: *fingerprint,
+            origin: outgoing.url.origin().ascii_serialization(),
+        }
     }
 
     /// Refuses where what the permit was given for is no longer so.
@@ -201,6 +250,67 @@ impl CredentialUse {
         }
         Ok(())
     }
+}
+
+/// A request by HTTP Digest whose first answer is there.
+struct Exchange<'a> {
+    vault: &'a Vault,
+    outgoing: &'a Outgoing,
+    credential: &'a CredentialUse,
+    /// The fingerprint of the credential.
+    used: &'a [u8; 32],
+    /// The body, where it can be sent again.
+    again: Option<Body>,
+    cleaner: Cleaner,
+    placed: Placed,
+}
+
+impl Exchange<'_> {
+    /// Answers a challenge, and another one where only the nonce was stale. A challenge that cannot be answered now, of
+    /// a streamed body, is answered by the next request.
+    async fn answer_challenges(
+        self,
+        wire: &dyn Wire,
+        secrets: &CallSecrets,
+        first: WireResponse,
+    ) -> Result<CleanResponse, SendError> {
+        let Self { vault, outgoing, credential, used, again, mut cleaner, mut placed } = self;
+        let asker = credential.asker(outgoing, used);
+        let mut response = first;
+        for turn in 0.. {
+            if response.status != StatusCode::UNAUTHORIZED {
+                vault.digests.note_next(&asker, &response.headers);
+                break;
+            }
+            let is_weak_accepted = credential.digest().unwrap_or_default();
+            let Some(challenge) = digest::strongest(&response.headers, is_weak_accepted)? else { break };
+            // Whoever is asked anew after an answer has the wrong password, but for a nonce that was too old.
+            let is_refused = turn > 1 || turn == 1 && !challenge.is_stale;
+            vault.digests.begin(&asker, challenge)?;
+            let Some(again) = again.as_ref().filter(|_| !is_refused) else { break };
+            let again = match again {
+                Body::Bytes(bytes) => Body::Bytes(bytes.clone()),
+                _ => Body::Empty,
+            };
+            let live = vault.credential_for(&outgoing.tenant, &credential.permitted.id).await?;
+            if live.fingerprint != *used {
+                break;
+            }
+            let ready = credential.place(vault, outgoing, &again, &live)?;
+            placed.extend(ready.placed);
+            secrets.add(&placed);
+            cleaner = outgoing.cleaner(&placed, &cleaner.redactions);
+            let request = outgoing.request(ready.url, ready.headers, ready.body.or(again));
+            response = cleaner.exchange(wire, request).await?;
+        }
+        Ok(cleaner.clean(response))
+    }
+}
+
+fn no_challenge() -> SendError {
+    let message = "the body is streamed, and the server's challenge for HTTP Digest is not known yet";
+    SendError::new(SendErrorKind::Denied, Reason::CredentialUnplaceable, message)
+        .hint("send a request without a body to the same server first, or the body at once")
 }
 
 impl Outgoing {

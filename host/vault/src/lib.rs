@@ -15,7 +15,7 @@
 //! ```
 //!
 //! **Reading order.** [`Vault`] (`vault.rs`); how things rest: `seal.rs`, `header.rs`, `keys.rs`, `root.rs`,
-//! `rotate.rs`; how a request gets its credential and loses it again: `apply.rs`, `place.rs`, `redact.rs`;
+//! `rotate.rs`; how a request gets its credential and loses it again: `apply.rs`, `place.rs`, `digest.rs`, `redact.rs`;
 //! where credentials come from: `provider.rs`, `connect.rs`, `signing_key.rs`, `refresh.rs`; what is
 //! kept of the store for a moment: `rows.rs`.
 //!
@@ -28,6 +28,7 @@
 
 mod aead;
 mod apply;
+mod digest;
 mod error;
 mod harden;
 mod header;

@@ -111,6 +111,14 @@ pub(crate) fn place(
                 set_query(draft, name, text);
             }
             Placement::Basic => placed.extend(set_basic(material, &mut draft.headers)?),
+            // What answers a challenge is made of what is ready, by who sends it.
+            Placement::Digest { .. } => {
+                let Material::Basic { username, password, secret } = material else {
+                    let message = "the connector asks for a user name and a password, and the connection holds none";
+                    return Err(unplaceable(message));
+                };
+                placed.extend(secret.parts(username, password).into_iter().map(|part| copy(part.expose())));
+            }
             // Below, when everything else is in its place.
             Placement::AwsSigv4 { .. } | Placement::Hmac(_) | Placement::Jwt(_) => {}
             Placement::Path { part: of } => {
@@ -519,6 +527,7 @@ mod tests {
             (query("key"), basic("canary", "canary-password")),
             (query("key"), Material::Token(Secret::from(vec![0xff; 9]))),
             (Placement::Basic, token("canary-token")),
+            (Placement::Digest { weak: true }, token("canary-token")),
             (Placement::Basic, basic("can:ary", "canary-password")),
             (Placement::Basic, basic("canary", "canary\x7fpassword")),
         ] {

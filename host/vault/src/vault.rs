@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 
 use crate::{
     aead,
+    digest::Sessions,
     error::VaultError,
     header::Parameters,
     keys::Keyring,
@@ -27,6 +28,7 @@ pub struct Vault {
     pub(crate) providers: Arc<Catalogue>,
     pub(crate) rows: Arc<Rows>,
     pub(crate) turns: Arc<Turns>,
+    pub(crate) digests: Arc<Sessions>,
     pub(crate) clock: Clock,
 }
 
@@ -126,6 +128,7 @@ impl Vault {
             providers: options.providers,
             rows: Arc::default(),
             turns: Arc::default(),
+            digests: Arc::default(),
             clock: Clock::default(),
         })
     }

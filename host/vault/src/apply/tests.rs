@@ -487,3 +487,158 @@ async fn debug_output_shows_nothing() {
     let request = world.vault.apply(permit(&facts), LIMITS).await.unwrap();
     assert_eq!(format!("{request:?}"), "CredentialedRequest(..)");
 }
+
+/// A connection with user name and password, and rules that answer challenges of HTTP Digest.
+async fn digest_connection(world: &World, weak: bool) -> (ConnectionFacts, ActionRules) {
+    let credential = StaticCredential::Basic {
+        username: secret("octocat"),
+        password: secret("canary-password"),
+        secret: BasicSecret::Password,
+    };
+    (static_connection(world, credential).await, rules("http", [Placement::Digest { weak }], &[]))
+}
+
+fn challenge(nonce: &str, more: &str) -> Answer {
+    let value = format!(r#"Digest realm="r", qop="auth", algorithm=SHA-256, nonce="{nonce}"{more}"#);
+    Answer::Response(401, vec![("www-authenticate".to_owned(), value)], Vec::new())
+}
+
+/// Nonce and count of what each request answered; empty where it answered nothing.
+fn answers(api: &Api) -> Vec<String> {
+    let requests = api.requests();
+    let parameter = |text: &str, name: &str| {
+        let (_, rest) = text.split_once(&format!(", {name}=")).unwrap();
+        rest.split(',').next().unwrap().trim_matches('"').to_owned()
+    };
+    let answer = |parts: &WireParts| match parts.headers.get("authorization") {
+        None => String::new(),
+        Some(value) => {
+            assert!(value.is_sensitive());
+            let text = value.to_str().unwrap();
+            assert!(text.starts_with(r#"Digest username="octocat", realm="r", "#), "{text}");
+            assert_eq!(parameter(text, "uri"), "/v1/items/1?page=2");
+            format!("{} {}", parameter(text, "nonce"), parameter(text, "nc").trim_start_matches('0'))
+        }
+    };
+    requests.iter().map(answer).collect()
+}
+
+async fn send_digest(world: &World, permit: Permit, api: &Api) -> Result<CleanResponse, SendError> {
+    world.vault.apply(permit, LIMITS).await?.send(api, &CallSecrets::default()).await
+}
+
+fn stream() -> Body {
+    Body::Stream { length: None, chunks: stream::iter([Ok(Bytes::from_static(b"body"))]).boxed() }
+}
+
+#[tokio::test]
+async fn challenge_is_answered_once_and_later_requests_answer_it_beforehand() {
+    let world = World::new().await;
+    let (facts, rules) = digest_connection(&world, false).await;
+    let permit = |body| permit_of(&rules, &facts, "POST", body);
+    let api = Api::answering([challenge("a", ""), status(200), status(200), status(200)]);
+    let first = world.vault.apply(permit(Body::Bytes("body".into())), LIMITS).await.unwrap();
+    let sends = first.sends();
+    assert_eq!(first.send(&api, &CallSecrets::default()).await.unwrap().response.status, 200);
+    assert_eq!(sends.load(Ordering::Relaxed), 2);
+    send_digest(&world, permit(Body::Empty), &api).await.unwrap();
+    send_digest(&world, permit(stream()), &api).await.unwrap();
+    assert_eq!(answers(&api), ["", "a 1", "a 2", "a 3"]);
+    let requests = api.requests();
+    assert!(requests[..2].iter().all(|sent| matches!(&sent.body, Body::Bytes(bytes) if bytes == "body")));
+}
+
+#[tokio::test]
+async fn stale_nonce_is_answered_again_and_a_refusal_is_not() {
+    let world = World::new().await;
+    let (facts, rules) = digest_connection(&world, false).await;
+    let permit = || permit_of(&rules, &facts, "GET", Body::Empty);
+    for (script, expected, sent) in [
+        // The password is wrong.
+        (vec![challenge("a", ""), challenge("b", "")], 401, &["", "a 1"][..]),
+        // The server forgot its nonce and says so, or does not.
+        (vec![challenge("c", ", stale=true"), status(200)], 200, &["b 1", "c 1"]),
+        (vec![challenge("d", ""), status(200)], 200, &["c 2", "d 1"]),
+        // It forgets each at once.
+        (
+            vec![challenge("e", ""), challenge("f", ", stale=TRUE"), challenge("g", ", stale=true")],
+            401,
+            &["d 2", "e 1", "f 1"],
+        ),
+    ] {
+        let api = Api::answering(script);
+        let response = send_digest(&world, permit(), &api).await.unwrap();
+        assert_eq!(response.response.status, expected, "{sent:?}");
+        assert_eq!(answers(&api), sent);
+    }
+    let next = vec![("authentication-info".to_owned(), r#"qop=auth, nextnonce="i", rspauth="x""#.to_owned())];
+    let api = Api::answering([challenge("h", ""), Answer::Response(200, next, Vec::new()), status(200)]);
+    send_digest(&world, permit(), &api).await.unwrap();
+    send_digest(&world, permit(), &api).await.unwrap();
+    assert_eq!(answers(&api), ["g 1", "h 1", "i 1"]);
+}
+
+#[tokio::test]
+async fn streamed_body_waits_for_a_challenge_and_is_never_sent_twice() {
+    let world = World::new().await;
+    let (facts, rules) = digest_connection(&world, false).await;
+    let api = Api::answering([]);
+    let error = send_digest(&world, permit_of(&rules, &facts, "POST", stream()), &api).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::CredentialUnplaceable, Sent::No));
+    let api = Api::answering([challenge("a", ""), status(200), challenge("b", ", stale=true"), status(200)]);
+    send_digest(&world, permit_of(&rules, &facts, "GET", Body::Empty), &api).await.unwrap();
+    let refused = send_digest(&world, permit_of(&rules, &facts, "POST", stream()), &api).await.unwrap();
+    assert_eq!(refused.response.status, 401);
+    send_digest(&world, permit_of(&rules, &facts, "POST", stream()), &api).await.unwrap();
+    assert_eq!(answers(&api), ["", "a 1", "a 2", "b 1"]);
+}
+
+#[tokio::test]
+async fn answer_never_goes_to_another_origin() {
+    let world = World::new().await;
+    let (facts, rules) = digest_connection(&world, false).await;
+    let api = Api::answering([challenge("a", ", domain=\"https://other.example/\""), status(200), status(200)]);
+    send_digest(&world, permit_of(&rules, &facts, "GET", Body::Empty), &api).await.unwrap();
+    let endpoints = BTreeMap::from([("api".to_owned(), "https://other.example/v1".to_owned())]);
+    let other = NewConnection { endpoints, reconnect: Some(facts.id), ..new_connection_without_client("http") };
+    let credential = StaticCredential::Basic {
+        username: secret("octocat"),
+        password: secret("canary-password"),
+        secret: BasicSecret::Password,
+    };
+    let facts = world.vault.connect_static(other, credential).await.unwrap();
+    send_digest(&world, permit_of(&rules, &facts, "GET", Body::Empty), &api).await.unwrap();
+    assert_eq!(answers(&api), ["", "a 1", ""]);
+    assert_eq!(api.requests()[2].url.host_str(), Some("other.example"));
+}
+
+#[tokio::test]
+async fn weak_challenge_is_answered_only_where_the_manifest_says_so_and_basic_never() {
+    let md5 = || challenge("a", "").with(|value| value.replace("SHA-256", "MD5"));
+    for (weak, answer, expected) in [
+        (false, md5(), Err(Reason::CredentialUnplaceable)),
+        (true, md5(), Ok(2)),
+        (true, challenge("a", "").with(|_| "Basic realm=\"r\"".to_owned()), Ok(1)),
+    ] {
+        let world = World::new().await;
+        let (facts, rules) = digest_connection(&world, weak).await;
+        let api = Api::answering([answer, status(200)]);
+        let permit = permit_of(&rules, &facts, "GET", Body::Empty);
+        let sent = send_digest(&world, permit, &api).await.map(|_| answers(&api).len()).map_err(|error| error.reason);
+        assert_eq!(sent, expected, "{weak}");
+    }
+}
+
+impl Answer {
+    /// The same with another challenge.
+    fn with(self, change: impl Fn(&str) -> String) -> Self {
+        match self {
+            Self::Response(status, headers, body) => Self::Response(
+                status,
+                headers.iter().map(|(name, value)| (name.clone(), change(value))).collect(),
+                body,
+            ),
+            failure => failure,
+        }
+    }
+}
