@@ -319,6 +319,8 @@ impl<'s> Measure<'s> {
             "$id" if number != 0 && value.is_string() => {
                 return Err(SchemaError::Reference("an '$id' inside of it".to_owned()));
             }
+            // Another draft is read by other rules.
+            "$schema" if number != 0 => return Err(SchemaError::Reference("a '$schema' inside of it".to_owned())),
             "unevaluatedProperties" | "unevaluatedItems" => return Err(SchemaError::Unevaluated(keyword.to_owned())),
             "allOf" | "anyOf" | "oneOf" => {
                 self.has_choices |= keyword != "allOf";
@@ -392,7 +394,14 @@ impl<'s> Measure<'s> {
         let refused =
             || SchemaError::Reference(format!("the reference '{}'", text.chars().take(80).collect::<String>()));
         let pointer = text.strip_prefix('#').ok_or_else(refused)?;
+        // What does not begin with a raw slash is an anchor, and of an escape but `~0` and `~1` readers make what they
+        // will.
+        let pointer =
+            Some(pointer).filter(|pointer| pointer.is_empty() || pointer.starts_with('/')).ok_or_else(refused)?;
         let pointer = percent_decode_str(pointer).decode_utf8().map_err(|_| refused())?;
+        if pointer.split('~').skip(1).any(|rest| !rest.starts_with(['0', '1'])) {
+            return Err(refused());
+        }
         for (end, _) in pointer.match_indices('/').skip(1).chain([(pointer.len(), "")]) {
             let here = self.root.pointer(&pointer[..end]).ok_or_else(refused)?;
             if end > 0 && ["$id", "id"].iter().any(|id| here.get(id).is_some_and(Value::is_string)) {
@@ -600,7 +609,10 @@ mod tests {
     /// Each place has a value and a number of patterns of its own.
     #[test]
     fn reference_is_measured_at_the_place_that_is_applied() {
-        let names = ["d0", "d%30", "a/b", "a~1b", "a%2Fb", "ö", "%C3%B6", "~2", "", " ", "a%b", "0", "00"];
+        let names = [
+            "d0", "d%30", "a/b", "a~1b", "a%2Fb", "ö", "%C3%B6", "~2", "", " ", "a%b", "0", "00", "~", "~~", "~~0",
+            "~~1", "~/", "/",
+        ];
         let place = |number: usize| json!({"const": number, "allOf": vec![json!({"pattern": "a"}); number]});
         let mut places: serde_json::Map<_, _> =
             names.iter().enumerate().map(|(number, name)| ((*name).to_owned(), place(number + 1))).collect();
@@ -641,6 +653,13 @@ mod tests {
             "list%2FprefixItems/0",
             "list/prefixItems/2",
             "nowhere",
+            "~~1",
+            "~~0",
+            "%7E~1",
+            "~",
+            "~0~1",
+            "~0~01",
+            "~1",
         ] {
             let schema = json!({"$ref": format!("#/$defs/{written}"), "$defs": places});
             let Ok(cost) = cost(&schema) else { continue };
@@ -651,6 +670,12 @@ mod tests {
             }
         }
         assert!(taken > 15, "{taken}");
+        let anchor = json!({"$id": "#%2F$defs%2Fd0", "allOf": [{"type": "array"}]});
+        let schema = json!({"$ref": "#%2F$defs%2Fd0", "$defs": {"d0": true, "evil": anchor}});
+        assert!(matches!(cost(&schema), Err(SchemaError::Reference(_))));
+        let inner = json!({"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://x.example/"});
+        let refused = Err(SchemaError::Reference("a '$schema' inside of it".to_owned()));
+        assert_eq!(cost(&json!({"allOf": [inner]})), refused);
     }
 
     #[test]

@@ -115,6 +115,10 @@ fn check_hmac(hmac: &Hmac) -> Result<(), Fault> {
         let error = RuleError::new("nothing of the request is signed");
         return Err(at("message")(error.hint("for example \"{timestamp}{method}{path-and-query}{body}\"")));
     }
+    if hmac.headers.len() + hmac.query.len() > MAX_PLACES {
+        let error = RuleError::new(format!("a signature brings more than {MAX_PLACES} headers and parameters"));
+        return Err(at("headers")(error));
+    }
     let mut is_placed = false;
     let values = hmac.headers.iter().map(|pair| ("headers", pair)).chain(hmac.query.iter().map(|pair| ("query", pair)));
     for (key, (name, value)) in values {
@@ -215,8 +219,8 @@ fn templates(placement: &Placement) -> Vec<ValueTemplate> {
     }
 }
 
-/// Whether it is of the request as a whole, so that everything else must be in its place.
-fn signs(placement: &Placement) -> bool {
+/// Whether it is of the request as a whole, so that everything else must be in its place before. At most one is.
+pub fn signs(placement: &Placement) -> bool {
     matches!(placement, Placement::AwsSigv4 { .. } | Placement::Hmac(_))
         || templates(placement).iter().any(ValueTemplate::is_of_request)
 }

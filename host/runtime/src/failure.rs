@@ -64,6 +64,13 @@ pub(crate) fn check_took_too_long(what: &str, wall_ms: u64) -> InvokeError {
         .hint(format!("give less {what} at once, or find out what the call waited for"))
 }
 
+/// What the guest said was searched for secrets for too long.
+pub(crate) fn clean_took_too_long() -> SendError {
+    let message = "searching what the connector says for secrets took too long, so nothing of it is told";
+    SendError::new(SendErrorKind::Timeout, Reason::WallLimit, message)
+        .hint("let the action say less at once, or let the connector place fewer parts of the credential")
+}
+
 /// The call waited too long for its turn.
 pub(crate) fn no_turn(limits: &Limits) -> InvokeError {
     let message = format!("too many calls run at once: none ended within {} ms", limits.wall_ms);

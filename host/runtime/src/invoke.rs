@@ -148,7 +148,8 @@ impl Runtime {
         // Before anything is made of the guest's words, as a part of a secret is not found.
         let spoken = result.as_mut().ok().and_then(|ended| ended.as_mut().ok());
         let mut words = words(spoken, &mut log);
-        let redacted = match self.outbound.clean(&state.context, &mut words).await {
+        let cleaned = timeout_at(deadline.max(after(CLEANING)), self.outbound.clean(&state.context, &mut words)).await;
+        let redacted = match cleaned.unwrap_or_else(|_| Err(failure::clean_took_too_long())) {
             Ok(redacted) => redacted,
             Err(error) => return Err(InvokeError { began: true, ..unclean(error, state) }),
         };
@@ -246,6 +247,8 @@ const REDACTED: &str = "a secret was taken out of the output (secret-echoed): th
 
 /// The most bytes of an action's error that are searched; far fewer are told.
 const MAX_SEARCHED: usize = 64 << 10;
+/// How long they may be searched where the call's own time is up.
+const CLEANING: Duration = Duration::from_secs(5);
 
 /// Every text that the guest made: its log, and how it ended.
 fn words<'a>(spoken: Option<&'a mut Result<String, ActionError>>, log: &'a mut [LogLine]) -> Vec<&'a mut String> {
@@ -285,9 +288,13 @@ fn unusable(error: RuntimeError) -> InvokeError {
 }
 
 fn deadline(wall_ms: u64) -> tokio::time::Instant {
+    after(Duration::from_millis(wall_ms))
+}
+
+fn after(time: Duration) -> tokio::time::Instant {
     let now = tokio::time::Instant::now();
     // A limit beyond what a clock can tell is no limit.
-    now.checked_add(Duration::from_millis(wall_ms)).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
+    now.checked_add(time).unwrap_or_else(|| now + Duration::from_secs(u32::MAX.into()))
 }
 
 fn micros(start: Instant) -> u64 {

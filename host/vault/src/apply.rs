@@ -370,10 +370,12 @@ fn clean_body(redactor: Arc<Redactor>, body: WireBody) -> BodyStream {
             // Piece by piece, so that others have their turn and a limit of time its effect.
             while !chunk.is_empty() {
                 let clean = scrubber.push(&chunk.split_to(chunk.len().min(AT_ONCE)));
+                if !chunk.is_empty() {
+                    tokio::task::yield_now().await;
+                }
                 if !clean.is_empty() {
                     return Some((Ok(clean), Some((body, chunk, scrubber, redactor))));
                 }
-                tokio::task::consume_budget().await;
             }
             match body.next().await {
                 Some(Ok(next)) => chunk = next,

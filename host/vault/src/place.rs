@@ -140,7 +140,8 @@ pub(crate) fn place(
         set_members(&members, draft)?;
     }
     let filling = || Filling::new(material, fields, (method, now));
-    for placement in placements {
+    let (last, before): (Vec<_>, Vec<_>) = placements.iter().partition(|placement| keyward_policy::signs(placement));
+    for placement in before.into_iter().chain(last) {
         match placement {
             Placement::AwsSigv4 { region, service } => {
                 let Material::Aws(keys) = material else {

@@ -16,9 +16,9 @@ use zeroize::Zeroizing;
 use super::{REDACTED, RedactionCount, Redactor, SHORTEST};
 use crate::place::Placed;
 
-/// So many are kept. A call has a few; only what is made anew for each request, as a signature is, can be more, and
-/// of that the oldest is forgotten. What is used again is not old.
-const MOST: usize = 64;
+/// So many are kept: the work grows with them. A call has a few; only what is made anew for each request, as a signature
+/// is, can be more, and of that the oldest is forgotten. What is used again is not old.
+const MOST: usize = 24;
 /// How many bytes are searched without a pause.
 const AT_ONCE: usize = 16 << 10;
 
@@ -68,7 +68,7 @@ impl CallSecrets {
             found.extend(redactor.search(&all, from..next).into_iter().map(|secret| secret.start.max(at)..secret.end));
             at = next;
             // So that others have their turn and a limit of time its effect.
-            tokio::task::consume_budget().await;
+            tokio::task::yield_now().await;
         }
         let mut begin = 0;
         for text in texts {
