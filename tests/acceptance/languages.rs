@@ -188,6 +188,9 @@ fn the_habits_of_javascript_do_no_harm(there: &Connector<'_>, echo: &EchoServer)
         ("rounds", "/echo/json", 1_000, 1_000),
         ("buffer", "/bytes/30000000", 1, 30_000_000),
         ("stream", "/bytes/100000000", 1, 100_000_000),
+        ("unread", "/echo/json", 40, 40),
+        ("cancelled", "/echo/json", 40, 40),
+        ("parallel", "/bytes/200000", 20, 20),
     ] {
         let document = habit(there, echo, name, path, count)?.success().json();
         assert_eq!(document["output"]["result"], result, "{name}: {document}");

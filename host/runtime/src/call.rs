@@ -4,10 +4,14 @@ use std::{
     collections::VecDeque,
     mem::discriminant,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use keyward_model::{CallContext, CallStats, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
 
@@ -143,17 +147,29 @@ impl Usage {
 
     /// Counts an exchange as open for as long as the permit is held.
     pub(crate) fn exchange(&self) -> Result<OwnedSemaphorePermit, SendError> {
-        self.exchanges.clone().try_acquire_owned().map_err(|_| {
-            SendError::new(
-                SendErrorKind::RateLimited { retry_after: None },
-                Reason::ExchangeLimit,
-                format!("the call has {} streamed requests open, and may not open more", self.limits.exchanges),
-            )
-            .hint(format!(
-                "drop an exchange first, or {}",
-                raise("exchanges", self.limits.exchanges.into(), self.ceiling.exchanges.into())
-            ))
-        })
+        self.exchanges.clone().try_acquire_owned().map_err(|_| self.no_exchange())
+    }
+
+    /// The same, where the guest goes on meanwhile and may end another. It waits a quarter of the call's time at most,
+    /// so that a guest that waits for itself is told why.
+    pub(crate) async fn next_exchange(&self) -> Result<OwnedSemaphorePermit, SendError> {
+        let patience = Duration::from_millis(self.limits.wall_ms / 4);
+        match timeout(patience, self.exchanges.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(permit),
+            _ => Err(self.no_exchange()),
+        }
+    }
+
+    fn no_exchange(&self) -> SendError {
+        SendError::new(
+            SendErrorKind::RateLimited { retry_after: None },
+            Reason::ExchangeLimit,
+            format!("the call has {} streamed requests open, and may not open more", self.limits.exchanges),
+        )
+        .hint(format!(
+            "drop an exchange first, or {}",
+            raise("exchanges", self.limits.exchanges.into(), self.ceiling.exchanges.into())
+        ))
     }
 
     /// Counts bytes of a request's body before they are sent.

@@ -323,7 +323,7 @@ impl Exchange {
 }
 
 /// The task of the exchange ended without an answer: it panicked, or the runtime shuts down.
-fn lost() -> SendError {
+pub(crate) fn lost() -> SendError {
     SendError::new(SendErrorKind::Other, Reason::Internal, "the request was lost in the host").sent(Sent::Maybe)
 }
 

@@ -8,7 +8,11 @@
 //!
 //! ```text
 //! guest: output-stream ──► channel of 2 ──► Outbound::send (task) ──► future-incoming-response ──► input-stream :guest
+//!                                            beside it: 64 KiB of the response's body are read ahead ──┘
 //! ```
+//!
+//! Engines for JavaScript do not let go of a response that is not read to its end. So a short body does not count as
+//! open until the guest reads it, and a request that would be one too many waits until another response is over.
 //!
 //! The guest is told an error code of `wasi:http`, which is less than the host knows; the rest is in the call's log.
 //! The codes are those of [`code`]. An error within a response's body ends its stream, and has no code of `wasi:http`.
@@ -16,7 +20,6 @@
 //! Absent: trailers, in both directions, and requests that come in.
 
 use std::{
-    future::ready,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -26,14 +29,17 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts, uri::Scheme};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header, request::Parts, response, uri::Scheme};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use keyward_model::{
     Body, BodyStream, CallContext, GuestRequest, GuestResponse, LogLevel, Outbound, Reason, SendError, SendErrorKind,
     Sent, Target,
 };
-use tokio::{sync::OwnedSemaphorePermit, time::timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::Instrument;
 use wasmtime_wasi_http::{
     Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
@@ -41,7 +47,7 @@ use wasmtime_wasi_http::{
 
 use crate::{
     call::{CallState, Usage, lock},
-    exchange::given_up,
+    exchange::{given_up, lost},
     limits::CpuMeter,
     log::CallLog,
 };
@@ -55,8 +61,13 @@ const MAX_HEADS: usize = 64 << 20;
 /// host.
 const MAX_WRITE: usize = 64 << 10;
 
+/// The most of one response that is read ahead of the guest, bytes; one chunk more where the last goes beyond.
+const MAX_AHEAD: usize = 64 << 10;
+/// The most of all responses of a call that is read ahead, bytes, without one chunk of each that is open.
+const MAX_ALL_AHEAD: usize = 4 << 20;
+
 /// What the response to a guest's request is to `wasmtime_wasi_http`: the second future is work that goes on beside
-/// the body, and there is none.
+/// the body, for as long as the guest holds that.
 type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Done), Error>> + Send>;
 type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 
@@ -67,6 +78,13 @@ type Done = Box<dyn Future<Output = Result<(), Error>> + Send>;
 pub(crate) struct OutgoingHttp {
     context: WasiHttpCtx,
     hooks: Hooks,
+}
+
+impl OutgoingHttp {
+    /// How many requests wait until they may go out.
+    pub(super) fn waiting(&self) -> usize {
+        Arc::strong_count(&self.hooks.0.waiting) - 1
+    }
 }
 
 impl Drop for OutgoingHttp {
@@ -84,8 +102,12 @@ struct Call {
     usage: Arc<Usage>,
     meter: Arc<CpuMeter>,
     log: Arc<Mutex<CallLog>>,
+    /// Shared with each request that is not under way yet.
+    waiting: Arc<()>,
     /// What the headers of the responses take so far, bytes.
     heads: AtomicUsize,
+    /// A permit for each byte that may still be read ahead.
+    ahead: Arc<Semaphore>,
     /// Whether the call has ended, so that no body is finished any more.
     is_over: AtomicBool,
 }
@@ -103,7 +125,9 @@ impl WasiHttpView for CallState {
                     usage: self.usage.clone(),
                     meter: self.meter.clone(),
                     log: self.log.clone(),
+                    waiting: Arc::new(()),
                     heads: AtomicUsize::new(0),
+                    ahead: Arc::new(Semaphore::new(MAX_ALL_AHEAD)),
                     is_over: AtomicBool::new(false),
                 })),
             })
@@ -119,12 +143,14 @@ impl WasiHttpHooks for Hooks {
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Sending {
-        let call = self.0.clone();
-        // Counted before the guest goes on, so that it never has more of them under way than it may.
-        let open = call.usage.request().and_then(|()| call.usage.exchange());
+        let (call, waiting) = (self.0.clone(), self.0.waiting.clone());
+        // Counted before the guest goes on, so that it never makes more of them than it may.
+        let counted = call.usage.request();
         let send = async move {
-            match call.clone().send(request, options.unwrap_or_default(), open).await {
-                Ok(response) => Ok((response, Box::new(ready(Ok(()))) as Done)),
+            let sent =
+                async { call.clone().send(request, options.unwrap_or_default(), counted.map(|()| waiting)?).await };
+            match sent.await {
+                Ok(response) => Ok(response),
                 Err(error) => Err(call.tell(error).await),
             }
         };
@@ -149,41 +175,42 @@ impl WasiHttpHooks for Hooks {
 }
 
 impl Call {
-    /// Sends one request; `open` is held until the body of its response is read or dropped.
+    /// Sends one request, as soon as no more responses are open than may be. `waiting` is held until then.
     async fn send(
         self: Arc<Self>,
         request: Request<WasiBody>,
         options: RequestOptions,
-        open: Result<OwnedSemaphorePermit, SendError>,
-    ) -> Result<Response<WasiBody>, SendError> {
-        let open = open?;
+        waiting: Arc<()>,
+    ) -> Result<(Response<WasiBody>, Done), SendError> {
+        let patience = Patience::new(&options);
+        let open = patience.until(self.usage.next_exchange(), Sent::No).await?;
+        drop(waiting);
         let (parts, body) = request.into_parts();
         let upload = Upload { call: self.clone(), body, first: None, failure: Arc::default() };
         let failure = upload.failure.clone();
         let request = guest_request(&parts, upload).await?;
         let delivery = self.usage.begin(&request.method);
-        let answer = self.outbound.send(&self.context, request);
-        let answer = match head_timeout(&options) {
-            Some(limit) => timeout(limit, answer).await.unwrap_or_else(|_| Err(too_late(limit))),
-            None => answer.await,
-        };
+        let answer = patience.until(self.outbound.send(&self.context, request), Sent::Maybe).await;
         // The way out knows only that the body broke off.
         let answer = answer.map_err(|error| {
             let own = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
             own.map_or(error.clone(), |own| own.sent(error.sent))
         });
         self.usage.settle(delivery, answer.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes));
-        let answer = answer?;
-        self.keep_head(&answer)?;
-        response(answer, |body| Download { call: self, body, _open: open, between: options.between_bytes_timeout })
+        let GuestResponse { status, headers, body } = answer?;
+        self.keep_head(&headers)?;
+        let head = head(status, headers)?;
+        let download = Download { call: self, body, _open: open, between: options.between_bytes_timeout };
+        let (body, ahead) = download.begin();
+        Ok((Response::from_parts(head, body), ahead))
     }
 
     /// Counts the headers of a response before the guest has them.
-    fn keep_head(&self, answer: &GuestResponse) -> Result<(), SendError> {
+    fn keep_head(&self, headers: &[(String, Vec<u8>)]) -> Result<(), SendError> {
         let header = |(name, value): &(String, Vec<u8>)| {
             name.len() + value.len() + size_of::<HeaderName>() + size_of::<HeaderValue>()
         };
-        let size: usize = answer.headers.iter().map(header).sum();
+        let size: usize = headers.iter().map(header).sum();
         if self.heads.fetch_add(size, Ordering::Relaxed) + size <= MAX_HEADS {
             return Ok(());
         }
@@ -313,23 +340,19 @@ impl Upload {
     }
 }
 
-/// The response as the guest's side takes it.
-fn response(
-    answer: GuestResponse,
-    download: impl FnOnce(BodyStream) -> Download,
-) -> Result<Response<WasiBody>, SendError> {
-    let GuestResponse { status, headers, body } = answer;
-    let mut response = Response::new(download(body).body());
-    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| not_http())?;
+/// The head of a response as the guest's side takes it.
+fn head(status: u16, headers: Vec<(String, Vec<u8>)>) -> Result<response::Parts, SendError> {
+    let (mut head, ()) = Response::new(()).into_parts();
+    head.status = StatusCode::from_u16(status).map_err(|_| not_http())?;
     for (name, value) in headers {
         let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| not_http())?;
         let value = HeaderValue::from_bytes(&value).map_err(|_| not_http())?;
-        response.headers_mut().try_append(name, value).map_err(|_| not_http())?;
+        head.headers.try_append(name, value).map_err(|_| not_http())?;
     }
-    Ok(response)
+    Ok(head)
 }
 
-/// What a server sends, as the guest reads it: the guest's read takes the next chunk from the network.
+/// What a server sends.
 struct Download {
     call: Arc<Call>,
     body: BodyStream,
@@ -338,18 +361,49 @@ struct Download {
     between: Option<Duration>,
 }
 
+/// What was read ahead of the guest.
+enum Arrival {
+    /// The next chunk; its permit is one for each byte.
+    Chunk(Bytes, Option<OwnedSemaphorePermit>),
+    /// The body is over.
+    End,
+    /// The body broke off.
+    Broken(SendError),
+    /// No more is read ahead.
+    Rest(Download),
+}
+
 impl Download {
-    fn body(self) -> WasiBody {
-        let frames = stream::unfold(Some(self), |download| async {
-            let mut download = download?;
-            // It is polled while the guest reads, on the guest's account, and what it does is the host's work.
-            let call = download.call.clone();
-            match call.meter.pause(download.next()).await {
-                Ok(chunk) => chunk.map(|chunk| (Ok(Frame::data(chunk)), Some(download))),
-                Err(error) => Some((Err(call.meter.pause(call.tell(error)).await), None)),
+    /// The body as the guest reads it, and the work that reads ahead of it.
+    fn begin(self) -> (WasiBody, Done) {
+        let (arrived, arrivals) = mpsc::unbounded_channel();
+        let body = Reading { call: self.call.clone(), source: Source::Ahead(arrivals) }.body();
+        let ahead = async move {
+            // Nobody waits any more if the guest has dropped the body.
+            let _ = arrived.send(self.read_ahead(&arrived).await);
+            Ok(())
+        };
+        (body, Box::new(ahead.in_current_span()))
+    }
+
+    /// Reads until the body is over or enough is read, and returns the last thing to tell.
+    async fn read_ahead(mut self, arrived: &mpsc::UnboundedSender<Arrival>) -> Arrival {
+        let mut ahead = 0;
+        while ahead < MAX_AHEAD {
+            let chunk = match self.next().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Arrival::End,
+                Err(error) => return Arrival::Broken(error),
+            };
+            ahead += chunk.len();
+            let bytes = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            let room = self.call.ahead.clone().try_acquire_many_owned(bytes).ok();
+            let is_full = room.is_none();
+            if arrived.send(Arrival::Chunk(chunk, room)).is_err() || is_full {
+                break;
             }
-        });
-        StreamBody::new(frames).boxed_unsync()
+        }
+        Arrival::Rest(self)
     }
 
     /// The next chunk, counted; none at the end.
@@ -366,16 +420,83 @@ impl Download {
     }
 }
 
+/// A response's body as the guest reads it.
+struct Reading {
+    call: Arc<Call>,
+    source: Source,
+}
+
+/// Where the next chunk comes from.
+enum Source {
+    /// What was read ahead.
+    Ahead(mpsc::UnboundedReceiver<Arrival>),
+    /// The network.
+    Rest(Download),
+}
+
+impl Reading {
+    fn body(self) -> WasiBody {
+        let frames = stream::unfold(Some(self), |reading| async {
+            let mut reading = reading?;
+            // It is polled while the guest reads, on the guest's account, and what it does is the host's work.
+            let call = reading.call.clone();
+            match call.meter.pause(reading.source.next()).await {
+                Ok(chunk) => chunk.map(|chunk| (Ok(Frame::data(chunk)), Some(reading))),
+                Err(error) => Some((Err(call.meter.pause(call.tell(error)).await), None)),
+            }
+        });
+        StreamBody::new(frames).boxed_unsync()
+    }
+}
+
+impl Source {
+    /// The next chunk; none at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
+        loop {
+            let arrival = match self {
+                Self::Rest(download) => return download.next().await,
+                Self::Ahead(arrivals) => arrivals.recv().await,
+            };
+            match arrival {
+                Some(Arrival::Chunk(chunk, room)) => {
+                    drop(room);
+                    return Ok(Some(chunk));
+                }
+                Some(Arrival::End) => return Ok(None),
+                Some(Arrival::Broken(error)) => return Err(error),
+                Some(Arrival::Rest(download)) => *self = Self::Rest(download),
+                // What reads ahead has ended without a word.
+                None => return Err(lost().sent(Sent::Yes)),
+            }
+        }
+    }
+}
+
 /// How long the guest waits for the head of a response, where it says so. What it gives for the connection and what it
 /// gives for the first byte are one time here: it cannot see when a connection stands, for it may be there already.
-fn head_timeout(options: &RequestOptions) -> Option<Duration> {
-    let first_byte = options.first_byte_timeout?;
-    Some(first_byte.saturating_add(options.connect_timeout.unwrap_or_default()))
+struct Patience(Option<(Instant, Duration)>);
+
+impl Patience {
+    fn new(options: &RequestOptions) -> Self {
+        Self(options.first_byte_timeout.and_then(|first_byte| {
+            let limit = first_byte.saturating_add(options.connect_timeout.unwrap_or_default());
+            // A time beyond what a clock can tell is no limit.
+            Some((Instant::now().checked_add(limit)?, limit))
+        }))
+    }
+
+    /// `work`, or the error that the time is over, with what is known of the request's delivery then.
+    async fn until<T>(&self, work: impl Future<Output = Result<T, SendError>>, sent: Sent) -> Result<T, SendError> {
+        match self.0 {
+            Some((end, limit)) => timeout_at(end, work).await.unwrap_or_else(|_| Err(too_late(limit).sent(sent))),
+            None => work.await,
+        }
+    }
 }
 
 fn too_late(limit: Duration) -> SendError {
     let message = format!("no answer within the {} ms that the guest gave it", limit.as_millis());
-    SendError::new(SendErrorKind::Timeout, Reason::Timeout, message).sent(Sent::Maybe)
+    SendError::new(SendErrorKind::Timeout, Reason::Timeout, message)
 }
 
 fn no_trailers() -> SendError {

@@ -103,7 +103,7 @@ pub(super) fn link(linker: &mut Linker<CallState>) -> wasmtime::Result<()> {
 fn room<'a>(store: &'a mut State<'_>) -> wasmtime::Result<WasiHttpCtxView<'a>> {
     let state = store.data_mut();
     if state.unsent == MAX_UNSENT {
-        state.unsent = held(&mut state.table)?;
+        state.unsent = held(&mut state.table)? + state.http.as_ref().map_or(0, |http| http.waiting());
     }
     if state.unsent >= MAX_UNSENT {
         let what = "requests, headers and bodies that are not sent";
@@ -113,7 +113,7 @@ fn room<'a>(store: &'a mut State<'_>) -> wasmtime::Result<WasiHttpCtxView<'a>> {
     Ok(state.http())
 }
 
-/// How many the guest holds.
+/// How many the guest holds in its table. Requests that it has handed over may wait beside it.
 fn held(table: &mut ResourceTable) -> wasmtime::Result<usize> {
     // No headers take it: those that cannot change, which share those of a response, give another error.
     let too_long = HeaderValue::try_from("x".repeat(MAX_FIELDS))?;
