@@ -1,9 +1,11 @@
 //! Requests over `wasi:http`: the same rules, limits and records as over the contract's own connection.
 
+use std::fs;
+
 use anyhow::Result;
 use keyward_harness::{
     EchoServer, Keyward, Outcome,
-    keyward::{CANARY, with_canary},
+    keyward::{CANARY, connect_canary_of, guest, with_canary},
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -219,5 +221,56 @@ async fn a_method_and_an_authority_have_a_bound_before_they_are_sent() -> Result
     ] {
         assert_eq!(output(&keyward, "any-request", input)?["error"], error);
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_credential_goes_into_a_body_that_comes_in_pieces() -> Result<()> {
+    let echo = EchoServer::start().await?;
+    let keyward = Keyward::initialised(&[echo.authority()])?;
+    let folder = keyward.folder().join("placing");
+    fs::create_dir(&folder)?;
+    let manifest = r#"name = "placing"
+version = "0.1.0"
+title = "Placing"
+provider = "http"
+credential = { in = "json", name = "api_key" }
+endpoints.api = { url = "https://api.example", configurable = true, private = true }
+
+[actions.any-request]
+title = "Send any request"
+requests = [
+    { method = "POST", endpoint = "api", path = "/echo/**" },
+    { method = "POST", endpoint = "api", path = "/moved", query = ["to"], redirects = true },
+]
+"#;
+    fs::write(folder.join("connector.toml"), manifest)?;
+    let schema = json!({"type": "object"});
+    let actions = json!([{"name": "any-request", "input": schema, "output": schema}]);
+    fs::write(folder.join("actions.json"), actions.to_string())?;
+    let (component, made) = (guest("wasi")?.display().to_string(), folder.join("made.wasm").display().to_string());
+    keyward.run(["plugin", "build", "placing", "--component", &component, "--out", &made])?.success();
+    keyward.run(["plugin", "add", &made, "--yes"])?.success();
+    connect_canary_of(&keyward, "http", "canary", &echo.url)?;
+
+    let short = json!({"text": "Text"}).to_string();
+    // Longer than what is awaited before the request leaves.
+    let long = json!({"text": "x".repeat(100_000)}).to_string();
+    let direct = format!("{}/echo/verbatim", echo.url);
+    let moved = format!("{}/moved?to=/echo/verbatim", echo.url);
+    for (body, url) in [(&short, &direct), (&short, &moved), (&long, &direct), (&long, &moved)] {
+        for length in [None, Some(body.len())] {
+            let length = length.map(|length| json!(["content-length", length.to_string()]));
+            let headers: Vec<_> = length.into_iter().chain([json!(["content-type", "application/json"])]).collect();
+            let input = json!({"method": "POST", "url": url, "headers": headers, "body": body});
+            let call = ["--json", "call", "placing.any-request", "--input", &input.to_string()];
+            let document = keyward.run(call)?.success().json();
+            let answer = document["output"]["body"].as_str().unwrap_or_default();
+            let expected = format!("\n{{\"api_key\":\"[redacted]\",{}", &body[1..]);
+            assert!(answer.ends_with(&expected), "{url} {headers:?}: {document:.400}");
+        }
+    }
+    assert_eq!(echo.received().len(), 12);
+    assert!(echo.received().iter().all(|request| !request.headers.iter().any(|(name, _)| name == "transfer-encoding")));
     Ok(())
 }

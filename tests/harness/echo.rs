@@ -47,7 +47,7 @@ impl EchoServer {
     /// - `/chunks/<size>` answers with them verbatim in chunks of `size` bytes;
     /// - `/part/<number>/<encoding>` answers with one half (1 or 2) of the token in that encoding;
     /// - `/header` puts the `authorization` header's value into headers of the response;
-    /// - `/redirect?to=<url>` redirects; `/status/<code>` answers with that status; `/bytes/<count>` with that many.
+    /// - `/redirect?to=<url>` redirects with 302, `/moved?to=<url>` with 307; `/status/<code>` answers with that status; `/bytes/<count>` with that many.
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -206,11 +206,12 @@ async fn answer(State(received): State<Arc<Mutex<Vec<Received>>>>, request: Requ
             }
             response
         }
-        ["redirect"] => {
+        [how @ ("redirect" | "moved")] => {
+            let status = if *how == "moved" { StatusCode::TEMPORARY_REDIRECT } else { StatusCode::FOUND };
             let query = url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes());
             let to = query.into_iter().find(|(name, _)| name == "to").map(|(_, to)| to.into_owned());
             match to.and_then(|to| HeaderValue::from_str(&to).ok()) {
-                Some(to) => (StatusCode::FOUND, [("location", to)]).into_response(),
+                Some(to) => (status, [("location", to)]).into_response(),
                 None => StatusCode::BAD_REQUEST.into_response(),
             }
         }

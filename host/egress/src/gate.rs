@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt, stream};
 use http::Method;
 use keyward_model::{
-    ActionName, AuditEvent, AuditRecord, BodyStream, CallContext, ConnectorId, EchoedBy, GuestRequest, GuestResponse,
-    Outbound, Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
+    ActionName, AuditEvent, AuditRecord, Body, BodyStream, CallContext, ConnectorId, EchoedBy, GuestRequest,
+    GuestResponse, Outbound, Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
 };
 use keyward_policy::{ActionRules, Permit, printable_method, redirect::Journey};
 use keyward_vault::{CallSecrets, CleanResponse, RedactionCount, Vault, WireLimits};
@@ -79,6 +79,16 @@ impl Gate {
         })
     }
 
+    /// The body, at once where a rule may need all of it. Nothing is sent yet.
+    async fn gathered(&self, ctx: &CallContext, body: Body) -> Result<Body, SendError> {
+        // Where there are no rules, step 1 tells so.
+        let rules = self.rules.rules(&ctx.tenant, &ctx.connector, &ctx.action).await.ok();
+        match rules.and_then(|rules| rules.whole_body()) {
+            Some(limit) => body.gathered(limit).await.map_err(|error| error.sent(Sent::No)),
+            None => Ok(body),
+        }
+    }
+
     /// Steps 2 to 4.
     async fn exchange(&self, permit: Permit, departure: &Departure) -> Result<CleanResponse, SendError> {
         let may_change = !permit.method().is_safe();
@@ -142,6 +152,9 @@ impl Gate {
 impl Outbound for Gate {
     async fn send(&self, ctx: &CallContext, mut request: GuestRequest) -> Result<GuestResponse, SendError> {
         let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+        if let Body::Stream { .. } = request.body {
+            request.body = self.gathered(ctx, request.body).await?;
+        }
         let mut journey = Journey::new(&request);
         let mut is_foreign = false;
         let (mut response, mut onward) = self.hop(&trail, request, is_foreign).await?;

@@ -1,8 +1,13 @@
 //! A request as the guest asks for it, and the response as the guest sees it.
 
-use std::{fmt, pin::Pin};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_core::Stream;
 
 use crate::error::SendError;
@@ -57,6 +62,44 @@ pub enum Body {
         /// The chunks.
         chunks: BodyStream,
     },
+}
+
+impl Body {
+    /// All of it at once, where it has at most `limit` bytes; else the same, chunk by chunk.
+    ///
+    /// # Errors
+    /// Where it breaks off before that is known.
+    pub async fn gathered(self, limit: usize) -> Result<Self, SendError> {
+        let Self::Stream { length, mut chunks } = self else { return Ok(self) };
+        if length.is_some_and(|length| length > limit as u64) {
+            return Ok(Self::Stream { length, chunks });
+        }
+        let mut front = BytesMut::new();
+        while let Some(chunk) = poll_fn(|cx| chunks.as_mut().poll_next(cx)).await {
+            front.extend_from_slice(&chunk?);
+            if front.len() > limit {
+                return Ok(Self::Stream { length, chunks: Box::pin(Resumed { front: front.freeze(), rest: chunks }) });
+            }
+        }
+        Ok(if front.is_empty() { Self::Empty } else { Self::Bytes(front.freeze()) })
+    }
+}
+
+/// A stream with what was read of it in front.
+struct Resumed {
+    front: Bytes,
+    rest: BodyStream,
+}
+
+impl Stream for Resumed {
+    type Item = Result<Bytes, SendError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        match self.front.is_empty() {
+            true => self.rest.as_mut().poll_next(cx),
+            false => Poll::Ready(Some(Ok(std::mem::take(&mut self.front)))),
+        }
+    }
 }
 
 impl fmt::Debug for Body {

@@ -18,10 +18,18 @@ use crate::{error::Refusal, headers::same_name, host::cut, placement::reads_body
 /// The longest body in which the host places anything, bytes.
 const MAX_BODY: usize = 8 << 20;
 
+/// What to do about a streamed body: one that is not longer comes here whole.
+const SHORTER: &str = "send at most 8 MiB, or the body at once";
+
 /// What the placements make of the body.
 enum Kind {
     Form,
     Json,
+}
+
+/// The longest body of which a placement may need all, bytes; none where no placement does.
+pub(crate) fn whole(placements: &[Placement]) -> Option<usize> {
+    (kind(placements).is_some() || placements.iter().any(reads_body)).then_some(MAX_BODY)
 }
 
 /// Checks that a body whose bytes are signed is not streamed, and that the host can place the credential in the body,
@@ -39,7 +47,7 @@ pub(crate) fn check(
 ) -> Result<(), Refusal> {
     if matches!(body, Body::Stream { .. }) && placements.iter().any(reads_body) {
         let message = "the body is streamed, and its bytes are in the signature";
-        return Err(refusal(message.to_owned()).hint("send the body at once"));
+        return Err(refusal(message.to_owned()).hint(SHORTER));
     }
     let Some(kind) = kind(placements) else { return Ok(()) };
     check_method(placements, method)?;
@@ -47,8 +55,9 @@ pub(crate) fn check(
         Body::Empty => &[],
         Body::Bytes(bytes) => bytes,
         Body::Stream { .. } => {
-            return Err(refusal("the body is streamed, and the host places the credential in it".to_owned())
-                .hint("send the body at once"));
+            return Err(
+                refusal("the body is streamed, and the host places the credential in it".to_owned()).hint(SHORTER)
+            );
         }
     };
     if bytes.len() > MAX_BODY {

@@ -167,6 +167,12 @@ impl ActionRules {
         }))
     }
 
+    /// The longest body of which a rule may need all, bytes; none where each may be streamed. A longer one is refused
+    /// where it is needed.
+    pub fn whole_body(&self) -> Option<usize> {
+        body::whole(&self.placements)
+    }
+
     /// Where the credential would go in a request to one of `candidates`.
     fn placements_for(&self, candidates: &[Candidate<'_>]) -> &[Placement] {
         if candidates.iter().any(|candidate| self.carries(candidate)) { &self.placements } else { &[] }

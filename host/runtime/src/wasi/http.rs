@@ -61,6 +61,8 @@ const MAX_HEADS: usize = 64 << 20;
 /// host.
 const MAX_WRITE: usize = 64 << 10;
 
+/// The longest body of a request that is sent when it is whole, bytes.
+const MAX_WHOLE: usize = 64 << 10;
 /// The most of one response that is read ahead of the guest, bytes; one chunk more where the last goes beyond.
 const MAX_AHEAD: usize = 64 << 10;
 /// The most of all responses of a call that is read ahead, bytes, without one chunk of each that is open.
@@ -186,7 +188,7 @@ impl Call {
         let open = patience.until(self.usage.next_exchange(), Sent::No).await?;
         drop(waiting);
         let (parts, body) = request.into_parts();
-        let upload = Upload { call: self.clone(), body, first: None, failure: Arc::default() };
+        let upload = Upload { call: self.clone(), body, failure: Arc::default() };
         let failure = upload.failure.clone();
         let request = guest_request(&parts, upload).await?;
         let delivery = self.usage.begin(&request.method);
@@ -259,22 +261,18 @@ fn code(error: &SendError) -> Error {
     }
 }
 
-/// The request as the way out takes it. A body without a declared length is awaited until its first bytes or its end,
-/// because an empty one is none.
-async fn guest_request(parts: &Parts, mut upload: Upload) -> Result<GuestRequest, SendError> {
+/// The request as the way out takes it. A body is awaited until its end where it is not long: an empty one is none, and
+/// one that is whole can be sent again.
+async fn guest_request(parts: &Parts, upload: Upload) -> Result<GuestRequest, SendError> {
     // The length is the body's, and `wasmtime_wasi_http` holds the guest to it; as a header it would be refused.
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let body = match length {
         Some(0) => Body::Empty,
-        Some(_) => Body::Stream { length, chunks: upload.chunks() },
-        None => match upload.read().await? {
-            None => Body::Empty,
-            first => {
-                upload.first = first;
-                Body::Stream { length: None, chunks: upload.chunks() }
-            }
-        },
+        _ => {
+            let body = Body::Stream { length, chunks: upload.chunks() };
+            body.gathered(MAX_WHOLE).await.map_err(|error| error.sent(Sent::No))?
+        }
     };
     let headers = parts.headers.iter().filter(|(name, _)| *name != header::CONTENT_LENGTH);
     Ok(GuestRequest {
@@ -290,8 +288,6 @@ async fn guest_request(parts: &Parts, mut upload: Upload) -> Result<GuestRequest
 struct Upload {
     call: Arc<Call>,
     body: WasiBody,
-    /// A chunk that was read ahead.
-    first: Option<Bytes>,
     /// Why it broke off.
     failure: Arc<Mutex<Option<SendError>>>,
 }
@@ -312,10 +308,7 @@ impl Upload {
 
     /// The next chunk, counted; none at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, SendError> {
-        let chunk = match self.first.take() {
-            Some(first) => Some(first),
-            None => self.read().await?,
-        };
+        let chunk = self.read().await?;
         if let Some(chunk) = &chunk {
             self.call.usage.sending(chunk.len()).map_err(|error| error.sent(Sent::Maybe))?;
         }

@@ -67,7 +67,9 @@ fn any(input: &AnyRequest) -> Result<Outcome, String> {
     let response = handle(request, Some(options)).map_err(code)?;
     if let Some(text) = &input.body {
         let stream = body.write().map_err(|()| "write")?;
-        stream.blocking_write_and_flush(text.as_bytes()).map_err(broken)?;
+        for chunk in text.as_bytes().chunks(4096) {
+            stream.blocking_write_and_flush(chunk).map_err(broken)?;
+        }
     }
     OutgoingBody::finish(body, None).map_err(code)?;
     let response = arrived(&response)?;
