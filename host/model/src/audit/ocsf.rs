@@ -10,6 +10,8 @@
 //! What has no attribute there stands under `unmapped`, by the names of [`AuditRecord`]. The path of a URL is the
 //! declared template: a record has no other.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value, json};
 
 use super::{AuditEvent, AuditRecord};
@@ -17,6 +19,9 @@ use crate::{error::Sent, ids::PrincipalKind};
 
 /// The version of the schema.
 const VERSION: &str = "1.6.0";
+
+/// The class of requests.
+const HTTP_ACTIVITY: u32 = 4002;
 
 /// What the class and the outcome of an event are.
 struct Mapped {
@@ -41,7 +46,8 @@ pub fn event(record: &AuditRecord, number: u64) -> Value {
         "metadata": {
             "version": VERSION,
             "product": {"name": "Keyward", "vendor_name": "Keyward", "version": env!("CARGO_PKG_VERSION")},
-            "profiles": ["security_control"],
+            // `host` brings the actor, which the class of requests has not by itself.
+            "profiles": if class.0 == HTTP_ACTIVITY { json!(["security_control", "host"]) } else { json!(["security_control"]) },
             "log_name": "audit",
             "uid": record.id,
             "sequence": number,
@@ -107,36 +113,49 @@ fn map(record: &AuditRecord) -> Mapped {
 /// A request; `host` may have a port.
 fn http(method: &str, host: Option<&str>, path: Option<&str>, status: u32, mut attributes: Value) -> Mapped {
     let activity = match method {
+        "CONNECT" => (1, "Connect"),
         "DELETE" => (2, "Delete"),
         "GET" => (3, "Get"),
         "HEAD" => (4, "Head"),
         "OPTIONS" => (5, "Options"),
         "POST" => (6, "Post"),
         "PUT" => (7, "Put"),
+        "TRACE" => (8, "Trace"),
         "PATCH" => (9, "Patch"),
         other => (99, other),
     };
-    let (name, port) = match host.unwrap_or_default().rsplit_once(':') {
-        // Not within the brackets of an IPv6 address.
-        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().ok()),
-        _ => (host.unwrap_or_default(), None),
-    };
-    let mut url = Map::new();
-    let mut endpoint = Map::new();
-    for (map, name_of_host) in [(&mut url, "hostname"), (&mut endpoint, "hostname")] {
-        map.insert(name_of_host.to_owned(), json!(if host.is_some() { name } else { "unknown" }));
-        port.map(|port| map.insert("port".to_owned(), json!(port)));
+    attributes["http_request"] = json!({"http_method": method});
+    // A URL has at least a path or the whole text, and a record has no other text.
+    if let Some(path) = path {
+        let mut url = host.map(endpoint).unwrap_or_default();
+        // An address has no attribute there.
+        url.remove("ip");
+        url.insert("path".to_owned(), json!(path));
+        attributes["http_request"]["url"] = Value::Object(url);
     }
-    path.map(|path| url.insert("path".to_owned(), json!(path)));
-    attributes["http_request"] = json!({"http_method": method, "url": url});
-    attributes["dst_endpoint"] = Value::Object(endpoint);
+    let unknown = || Map::from_iter([("name".to_owned(), json!("unknown"))]);
+    attributes["dst_endpoint"] = Value::Object(host.map_or_else(unknown, endpoint));
     Mapped {
-        class: (4002, "HTTP Activity"),
+        class: (HTTP_ACTIVITY, "HTTP Activity"),
         category: (4, "Network Activity"),
         activity: (activity.0, activity.1.to_owned()),
         status,
         attributes,
     }
+}
+
+/// A host, which may have a port.
+fn endpoint(host: &str) -> Map<String, Value> {
+    let (name, port) = match host.rsplit_once(':') {
+        // Not within the brackets of an IPv6 address.
+        Some((name, port)) if !port.contains(']') => (name, port.parse::<u16>().ok()),
+        _ => (host, None),
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let attribute = if name.parse::<IpAddr>().is_ok() { "ip" } else { "hostname" };
+    let mut endpoint = Map::from_iter([(attribute.to_owned(), json!(name))]);
+    port.map(|port| endpoint.insert("port".to_owned(), json!(port)));
+    endpoint
 }
 
 fn api(record: &AuditRecord, activity: &str, operation: &str, status: u32) -> Mapped {
@@ -192,11 +211,12 @@ fn unmapped(record: &AuditRecord) -> Value {
 }
 
 #[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use time::macros::datetime;
 
     use super::{super::EchoedBy, *};
-    use crate::{Principal, Reason, TenantId};
+    use crate::{ConnectionId, ConnectorId, Principal, Reason, TenantId};
 
     fn record(event: AuditEvent, reason: Option<Reason>) -> AuditRecord {
         let at = datetime!(2026-11-22 12:00:00.123456 UTC);
@@ -243,34 +263,121 @@ mod tests {
             (&json!(2), &json!(2), &json!(2))
         );
         assert_eq!((&event["activity_id"], &event["activity_name"]), (&json!(9), &json!("Patch")));
-        assert_eq!(event["dst_endpoint"], json!({"hostname": "[::1]"}));
+        assert_eq!(event["dst_endpoint"], json!({"ip": "::1"}));
+        assert_eq!(event["http_request"], json!({"http_method": "PATCH"}));
         assert_eq!(event["status_detail"], "host-not-allowed");
     }
 
+    /// What the schema says: of each class, its number, what it requires and what it has beside that; of each object in
+    /// it, the attributes that it may have and those of which it has at least one.
+    const CLASSES: &[(u32, &[&str], &[&str])] = &[
+        (4002, &["dst_endpoint", "http_request"], &["http_response", "status_code", "duration"]),
+        (6003, &["actor", "api", "src_endpoint"], &[]),
+        (3004, &["actor", "entity"], &["comment"]),
+    ];
+    const OF_ALL: &[&str] = &[
+        "metadata",
+        "time",
+        "class_uid",
+        "class_name",
+        "category_uid",
+        "category_name",
+        "activity_id",
+        "activity_name",
+        "type_uid",
+        "severity_id",
+        "severity",
+        "status_id",
+        "unmapped",
+    ];
+    const OBJECTS: &[(&str, &[&str], &[&str])] = &[
+        ("/http_request", &["http_method", "url"], &["http_method"]),
+        ("/http_request/url", &["hostname", "port", "path"], &["path"]),
+        ("/dst_endpoint", &["hostname", "ip", "name", "port"], &["hostname", "ip", "name"]),
+        ("/src_endpoint", &["name"], &["name"]),
+        ("/http_response", &["code"], &["code"]),
+        ("/actor", &["user"], &["user"]),
+        ("/actor/user", &["uid", "type_id", "type"], &["uid"]),
+        ("/api", &["operation"], &["operation"]),
+        ("/entity", &["type", "uid", "name"], &["uid", "name"]),
+    ];
+    /// What a profile brings to every class that names it.
+    const PROFILES: &[(&str, &[&str])] =
+        &[("security_control", &["action_id", "action", "disposition_id", "disposition"]), ("host", &["actor"])];
+
+    fn assert_valid(event: &Value) {
+        let (_, required, others) = CLASSES.iter().find(|(class, ..)| event["class_uid"] == *class).unwrap();
+        let has = |name: &str| !event[name].is_null();
+        for name in OF_ALL.iter().chain(*required) {
+            assert!(has(name), "{name} is missing: {event}");
+        }
+        let profiles = event["metadata"]["profiles"].as_array().unwrap();
+        let of_profiles = PROFILES.iter().filter(|(profile, _)| profiles.contains(&json!(profile)));
+        let of_profiles: Vec<&str> = of_profiles.flat_map(|(_, names)| *names).copied().collect();
+        for name in event.as_object().unwrap().keys().map(String::as_str) {
+            let known = OF_ALL.iter().chain(*required).chain(*others).chain(&of_profiles).chain(&["status_detail"]);
+            assert!(known.copied().any(|known| known == name), "{name} is not of the class: {event}");
+        }
+        for (path, may, least) in OBJECTS {
+            let Some(object) = event.pointer(path) else { continue };
+            let object = object.as_object().unwrap();
+            assert!(object.keys().all(|name| may.contains(&name.as_str())), "{path}: {event}");
+            assert!(
+                least.iter().any(|name| object.get(*name).is_some_and(|value| !value.is_null())),
+                "{path}: {event}"
+            );
+        }
+        if let Some(name) = event.pointer("/dst_endpoint/hostname") {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            assert!(name.as_str().unwrap().chars().all(plain), "{name} is no hostname_t");
+        }
+    }
+
     #[test]
-    fn every_event_has_what_its_class_requires() {
+    fn every_event_is_one_of_its_class() {
         let change = |change: &str| change.to_owned();
-        for (what, class, attributes) in [
-            (sent("POST", None), 4002, ["http_request", "dst_endpoint"]),
-            (AuditEvent::LimitReached, 6003, ["api", "src_endpoint"]),
-            (AuditEvent::SecretRedacted { count: 2, by: EchoedBy::Guest }, 6003, ["api", "src_endpoint"]),
-            (
-                AuditEvent::CallRefused { action: "a.b".parse().unwrap_or_else(|_| panic!()), connection: None },
-                6003,
-                ["api", "src_endpoint"],
-            ),
-            (AuditEvent::Connection { change: change("created") }, 3004, ["entity", "actor"]),
-            (AuditEvent::Consent { change: change("upgraded") }, 3004, ["entity", "actor"]),
-            (AuditEvent::Vault { change: change("rotated") }, 3004, ["entity", "actor"]),
+        let host = "api.example.com:8443".to_owned();
+        let path_template = "/items/{id}".to_owned();
+        let denied = |host: Option<&str>, path: Option<&str>| AuditEvent::RequestDenied {
+            method: "GET".to_owned(),
+            host: host.map(str::to_owned),
+            path_template: path.map(str::to_owned),
+        };
+        for (what, class) in [
+            (AuditEvent::RequestPermitted { method: "PUT".to_owned(), host, path_template, scopes: Vec::new() }, 4002),
+            (sent("GET", Some(200)), 4002),
+            (sent("POST", None), 4002),
+            (sent("TRACE", None), 4002),
+            (denied(None, None), 4002),
+            (denied(Some("[::1]"), None), 4002),
+            (denied(Some("[::1]:8443"), Some("/items")), 4002),
+            (denied(Some("127.0.0.1:80"), Some("/items")), 4002),
+            (denied(Some("api.example.com"), None), 4002),
+            (AuditEvent::LimitReached, 6003),
+            (AuditEvent::SecretRedacted { count: 2, by: EchoedBy::Guest }, 6003),
+            (AuditEvent::CallRefused { action: "a.b".parse().unwrap(), connection: None }, 6003),
+            (AuditEvent::Connection { change: change("created") }, 3004),
+            (AuditEvent::Consent { change: change("upgraded") }, 3004),
+            (AuditEvent::Policy { change: change("replaced") }, 3004),
+            (AuditEvent::Vault { change: change("rotated") }, 3004),
         ] {
-            let event = event(&record(what, None), 1);
+            let mut record = record(what, Some(Reason::HostNotAllowed));
+            record.connection = Some(ConnectionId::new());
+            record.connector = Some(ConnectorId {
+                name: "github".parse().unwrap(),
+                version: "1.0.0".to_owned(),
+                digest: format!("sha256:{}", "0".repeat(64)).parse().unwrap(),
+            });
+            let event = event(&record, 1);
             assert_eq!(event["class_uid"], class);
-            for name in ["metadata", "time", "category_uid", "activity_id", "type_uid", "severity_id", "action_id"] {
-                assert!(!event[name].is_null(), "{name}: {event}");
-            }
-            for name in attributes {
-                assert!(event[name].is_object(), "{name}: {event}");
-            }
+            assert_valid(&event);
+        }
+    }
+
+    #[test]
+    fn every_method_of_the_schema_has_its_activity() {
+        for (method, activity) in [("CONNECT", 1), ("TRACE", 8), ("PATCH", 9), ("PROPFIND", 99)] {
+            assert_eq!(event(&record(sent(method, None), None), 1)["activity_id"], activity, "{method}");
         }
     }
 }
