@@ -97,7 +97,8 @@ impl Host {
         let Unlocked { base: Base { config, store, registry }, wire, vault } = unlocked;
         let operator = Operator { network: config.network.clone(), policy };
         let directory = Arc::new(Directory::new(registry, vault.clone(), operator, config.ceiling));
-        let gate = Gate::new(directory.clone(), vault, wire, Arc::new(store.clone()));
+        let audit = Arc::new(store.clone());
+        let gate = Gate::new(directory.clone(), vault, wire, audit, config.budgets.clone());
         let runtime = Runtime::new(runtime_config(&config), directory, Arc::new(gate))?;
         let invoke = Audited::new(Arc::new(runtime), Arc::new(store.clone()));
         Ok(Self { store, invoke: Arc::new(invoke) })

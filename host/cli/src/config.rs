@@ -2,11 +2,14 @@
 
 use std::{
     env, fmt, io,
+    num::NonZeroU32,
     path::{Component, Path, PathBuf},
     str::FromStr,
+    time::Duration,
 };
 
-use keyward_model::manifest::Limits;
+use keyward_egress::{Budget, BudgetConfig};
+use keyward_model::{Rate, manifest::Limits};
 use keyward_policy::{HostPort, NetworkExceptions, PolicyHost, PrivateException};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -31,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) authorities: Vec<TrustedFile>,
     /// What no connector's manifest may exceed.
     pub(crate) ceiling: Limits,
+    /// What all calls together may ask of a connection, of a connector and of a server.
+    pub(crate) budgets: BudgetConfig,
     /// How many guests may run at once.
     pub(crate) max_concurrent_calls: u32,
     /// What is logged.
@@ -105,6 +110,17 @@ impl fmt::Display for KeySource {
 /// request_bytes = 17179869184
 /// response_bytes = 17179869184
 /// log_bytes = 1048576
+/// max_pause_s = 3600                  # the longest that a server can ask for silence
+///
+/// [limits.connection]                 # what all calls of a process together may ask of one connection
+/// in_flight = 100                     # requests at once
+/// waiting = 1000                      # requests that wait for their turn at once
+/// rate = "600/m"                      # by second (s), minute, hour or day; without it, as the server says
+/// request_bytes_per_hour = 1073741824
+/// response_bytes_per_hour = 1073741824
+///
+/// [limits.connector]                  # the same keys: of one connector, over all of its connections
+/// in_flight = 500
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -160,6 +176,31 @@ struct LimitsTable {
     request_bytes: Option<u64>,
     response_bytes: Option<u64>,
     log_bytes: Option<u64>,
+    max_pause_s: Option<u32>,
+    connection: BudgetTable,
+    connector: BudgetTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct BudgetTable {
+    in_flight: Option<NonZeroU32>,
+    waiting: Option<u32>,
+    rate: Option<Rate>,
+    request_bytes_per_hour: Option<u64>,
+    response_bytes_per_hour: Option<u64>,
+}
+
+impl BudgetTable {
+    fn over(self, default: Budget) -> Budget {
+        Budget {
+            in_flight: self.in_flight.unwrap_or(default.in_flight),
+            waiting: self.waiting.unwrap_or(default.waiting),
+            rate: self.rate.or(default.rate),
+            request_bytes_per_hour: self.request_bytes_per_hour.or(default.request_bytes_per_hour),
+            response_bytes_per_hour: self.response_bytes_per_hour.or(default.response_bytes_per_hour),
+        }
+    }
 }
 
 impl Config {
@@ -236,6 +277,7 @@ impl Config {
         };
         let limits = parsed.limits;
         let ceiling = Limits::default_ceiling();
+        let budgets = BudgetConfig::default();
         Ok(Self {
             key,
             network: NetworkExceptions { private: parsed.network.private, http: parsed.network.http },
@@ -254,6 +296,11 @@ impl Config {
                 request_bytes: limits.request_bytes.unwrap_or(ceiling.request_bytes),
                 response_bytes: limits.response_bytes.unwrap_or(ceiling.response_bytes),
                 log_bytes: limits.log_bytes.unwrap_or(ceiling.log_bytes),
+            },
+            budgets: BudgetConfig {
+                connection: limits.connection.over(budgets.connection),
+                connector: limits.connector.over(budgets.connector),
+                max_pause: limits.max_pause_s.map_or(budgets.max_pause, |s| Duration::from_secs(s.into())),
             },
             max_concurrent_calls: limits.concurrent_calls.unwrap_or(64).max(1),
             log: globals.log.clone().or(parsed.log).unwrap_or_else(|| "warn".to_owned()),
@@ -435,6 +482,21 @@ key = {key}
 #request_bytes = {request_bytes}
 #response_bytes = {response_bytes}
 #log_bytes = {log_bytes}
+# The longest that a server can ask for silence.
+#max_pause_s = 3600
+
+[limits.connection]
+# What all calls of a process together may ask of one connection, and the same for one connector below. A rate
+# is by second (s), minute (m), hour (h) or day (d). Without a rate and without bytes, only the server limits them.
+#in_flight = 100
+#waiting = 1000
+#rate = "600/m"
+#request_bytes_per_hour = 1073741824
+#response_bytes_per_hour = 1073741824
+
+[limits.connector]
+#in_flight = 500
+#waiting = 1000
 "#,
         memory = Limits::default_ceiling().memory_bytes,
         cpu = Limits::default_ceiling().cpu_ms,
@@ -513,6 +575,15 @@ mod tests {
         assert_eq!(config.network.private.len(), 1);
         assert_eq!(config.network.http.len(), 1);
         assert_eq!(config.ceiling, Limits::default_ceiling());
+        let default = BudgetConfig::default();
+        assert_eq!((config.budgets.connector, config.budgets.max_pause), (default.connector, default.max_pause));
+        let connection = Budget {
+            rate: "600/m".parse().ok(),
+            request_bytes_per_hour: Some(1 << 30),
+            response_bytes_per_hour: Some(1 << 30),
+            ..default.connection
+        };
+        assert_eq!(config.budgets.connection, connection);
     }
 
     #[test]
@@ -566,7 +637,20 @@ mod tests {
 
     #[test]
     fn what_the_file_says_wrongly_is_told_with_its_place() {
-        for text in ["[vualt]\n", "[network]\nprivate = [\"nonsense\"]\n", "log = 1\n", "[limits]\ncpu = 1\n", "=\n"] {
+        for text in [
+            "[vualt]\n",
+            "[network]\nprivate = [\"nonsense\"]\n",
+            "log = 1\n",
+            "[limits]\ncpu = 1\n",
+            "[limits]\nmax_pause_s = -1\n",
+            "[limits.connection]\nin_flight = 0\n",
+            "[limits.connection]\nin_flight = -1\n",
+            "[limits.connection]\nwaiting = 4294967296\n",
+            "[limits.connection]\nrate = 10\n",
+            "[limits.connector]\nrate = \"10/w\"\n",
+            "[limits.connector]\nmax_pause_s = 1\n",
+            "=\n",
+        ] {
             let failure = resolve(text, Globals::default(), &[HOME]).unwrap_err();
             assert_eq!((failure.exit, failure.code.as_str()), (Exit::BadInput, "file-invalid"), "{text}");
             assert!(failure.faults.as_ref().unwrap().diagnostics[0].span.is_some(), "{text}");

@@ -20,7 +20,11 @@ use keyward_vault::{CallSecrets, CleanResponse, RedactionCount, Vault, WireLimit
 use time::OffsetDateTime;
 use url::Url;
 
-use crate::{audit::AuditSink, wire::HttpWire};
+use crate::{
+    audit::AuditSink,
+    budget::{BudgetConfig, Budgets, Share, Turns},
+    wire::HttpWire,
+};
 
 /// Where the rules of an action come from.
 #[async_trait]
@@ -40,11 +44,13 @@ pub trait RuleSource: Send + Sync {
 /// The one function through which a guest's request goes out.
 ///
 /// 1. The rules of the action are asked for a permit. Without one nothing is resolved, opened or sent.
-/// 2. The vault puts the credential in.
-/// 3. A request that may change something (RFC 9110 section 9.2.1: not safe) is written down. If that fails,
+/// 2. It waits for its turn among all who use the same connection, connector and server. Who cannot have it while
+///    the call lasts is refused.
+/// 3. The vault puts the credential in.
+/// 4. A request that may change something (RFC 9110 section 9.2.1: not safe) is written down. If that fails,
 ///    it is not sent.
-/// 4. The wire sends it.
-/// 5. What became of it is written down: sent, failed, or refused by the vault or the wire. If that fails, the
+/// 5. The wire sends it.
+/// 6. What became of it is written down: sent, failed, or refused by the budgets, the vault or the wire. If that fails, the
 ///    answer is withheld and the error tells that the request was sent.
 ///
 /// Where the answer redirects and the rule allows that, the same begins anew with where it leads.
@@ -57,12 +63,19 @@ pub struct Gate {
     vault: Arc<Vault>,
     wire: Arc<HttpWire>,
     audit: Arc<dyn AuditSink>,
+    budgets: Arc<Budgets>,
 }
 
 impl Gate {
     /// Puts the parts together.
-    pub fn new(rules: Arc<dyn RuleSource>, vault: Arc<Vault>, wire: Arc<HttpWire>, audit: Arc<dyn AuditSink>) -> Self {
-        Self { rules, vault, wire, audit }
+    pub fn new(
+        rules: Arc<dyn RuleSource>,
+        vault: Arc<Vault>,
+        wire: Arc<HttpWire>,
+        audit: Arc<dyn AuditSink>,
+        budgets: BudgetConfig,
+    ) -> Self {
+        Self { rules, vault, wire, audit, budgets: Budgets::new(budgets) }
     }
 
     /// Step 1; an error comes with the host, where the request could be understood that far.
@@ -89,15 +102,26 @@ impl Gate {
         }
     }
 
-    /// Steps 2 to 4.
-    async fn exchange(&self, permit: Permit, departure: &Departure) -> Result<CleanResponse, SendError> {
+    /// Steps 2 to 5. The turns go back when the body of the answer is over.
+    async fn exchange(
+        &self,
+        permit: Permit,
+        departure: &Departure,
+        share: &Share,
+    ) -> Result<(CleanResponse, Turns), SendError> {
         let may_change = !permit.method().is_safe();
+        let turns = share.turns(&departure.trail.ctx, permit.url()).await?;
+        if let Body::Bytes(bytes) = permit.body() {
+            share.sending(bytes.len() as u64)?;
+        }
         let ready = self.vault.apply(permit, departure.limits()).await?;
         if may_change {
             departure.trail.write(departure.permitted(), None).await?;
         }
         departure.leave(ready.sends());
-        ready.send(&*self.wire, secrets(&departure.trail.ctx)?).await
+        let clean = ready.send(&*self.wire, secrets(&departure.trail.ctx)?).await?;
+        turns.heard(clean.response.status, &clean.response.headers);
+        Ok((clean, turns))
     }
 }
 
@@ -118,6 +142,8 @@ impl Gate {
     ) -> Result<(GuestResponse, Option<Onward>), SendError> {
         let ctx = &trail.ctx;
         let method = printable_method(&request.method);
+        let share = self.budgets.share(ctx);
+        let request = GuestRequest { body: share.outgoing(request.body), ..request };
         let permit = match self.permit(ctx, request).await {
             Ok(permit) => permit,
             Err((error, host)) => {
@@ -134,16 +160,17 @@ impl Gate {
             placements: permit.placements().to_vec(),
         });
         let mut departure = Departure::new(trail.clone(), &permit);
-        let outcome = self.exchange(permit, &departure).await;
+        let outcome = self.exchange(permit, &departure, &share).await;
         let (event, sent, reason) = match &outcome {
-            Ok(clean) => (departure.arrived(Some(clean.response.status), Sent::Yes), Sent::Yes, None),
+            Ok((clean, _)) => (departure.arrived(Some(clean.response.status), Sent::Yes), Sent::Yes, None),
             Err(error) if is_refusal(error) => (departure.refused(), Sent::No, Some(error.reason)),
             Err(error) => (departure.arrived(None, error.sent), error.sent, Some(error.reason)),
         };
         tracing::debug!(?event, ?reason, "request");
         trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
-        let CleanResponse { response, redactions } = outcome?;
-        let body = watched(response.body, Watch { trail: trail.clone(), redactions, over: false });
+        let (CleanResponse { response, redactions }, turns) = outcome?;
+        let watch = Watch { trail: trail.clone(), redactions, over: false, _turns: turns };
+        let body = watched(share.incoming(response.body), watch);
         Ok((GuestResponse { body, ..response }, onward))
     }
 }
@@ -171,6 +198,8 @@ impl Outbound for Gate {
                     return Err(SendError::from(denial).sent(Sent::Yes));
                 }
             };
+            // Its turns go back before the next ones are waited for: there may be no others.
+            drop(response);
             request = hop.request;
             is_foreign |= hop.is_foreign;
             (response, onward) = self.hop(&trail, request, is_foreign).await.map_err(|error| error.sent(Sent::Yes))?;
@@ -211,12 +240,15 @@ fn location(response: &GuestResponse) -> Option<&[u8]> {
     }
 }
 
-/// Whether the vault or the wire refused what the rules had permitted.
+/// Whether the budgets, the vault or the wire refused what the rules had permitted.
 fn is_refusal(error: &SendError) -> bool {
     error.sent == Sent::No
         && matches!(
             error.kind,
-            SendErrorKind::Denied | SendErrorKind::InsufficientScope { .. } | SendErrorKind::ReconnectRequired
+            SendErrorKind::Denied
+                | SendErrorKind::InsufficientScope { .. }
+                | SendErrorKind::ReconnectRequired
+                | SendErrorKind::RateLimited { .. }
         )
 }
 
@@ -345,11 +377,13 @@ impl Drop for Departure {
     }
 }
 
-/// Sees to it that secrets which came back are on record when the body is over, or given up.
+/// Sees to it that secrets which came back are on record when the body is over, or given up, and that the turns go back
+/// then.
 struct Watch {
     trail: Trail,
     redactions: RedactionCount,
     over: bool,
+    _turns: Turns,
 }
 
 impl Watch {

@@ -1,12 +1,13 @@
 //! The one road out: policy, then credential, then wire.
 //!
 //! A guest's request comes in by [`Gate`] and leaves by [`HttpWire`]; there is no other HTTP client in the host.
-//! Read in this order: `gate.rs` (the order of things), `wire.rs` (what holds for every request), `guard.rs`
+//! Read in this order: `gate.rs` (the order of things), `budget.rs` (when a request may leave), `wire.rs` (what holds for every request), `guard.rs`
 //! (which addresses are dialled), `decode.rs` (plain bytes for the guest), `fault.rs` (what an error means),
 //! `audited.rs` (calls that never get here).
 
 pub mod audit;
 mod audited;
+mod budget;
 mod decode;
 mod fault;
 mod gate;
@@ -15,5 +16,6 @@ mod wire;
 
 pub use audit::{AuditError, AuditSink};
 pub use audited::{Audited, record_refusal};
+pub use budget::{Budget, BudgetConfig};
 pub use gate::{Gate, RuleSource};
 pub use wire::{Authority, EgressError, HttpWire, WireConfig};

@@ -10,6 +10,7 @@ pub mod error;
 pub mod ids;
 pub mod manifest;
 pub mod ports;
+pub mod rate;
 pub mod reason;
 pub mod request;
 pub mod schema;
@@ -23,5 +24,6 @@ pub use ids::{
     Principal, PrincipalKind, RunId, TenantId,
 };
 pub use ports::{ActionCall, ActionOutcome, CallContext, CallMemory, CallStats, Invoke, LogLevel, LogLine, Outbound};
+pub use rate::{Rate, RateError};
 pub use reason::Reason;
 pub use request::{Body, BodyStream, GuestRequest, GuestResponse, Target};

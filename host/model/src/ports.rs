@@ -3,6 +3,7 @@
 use std::{
     any::Any,
     sync::{Arc, OnceLock},
+    time::Instant,
 };
 
 use async_trait::async_trait;
@@ -131,6 +132,8 @@ pub struct CallContext {
     pub connection: Option<ConnectionId>,
     /// What the call may use.
     pub limits: Limits,
+    /// When its time is up.
+    pub deadline: Instant,
     /// What the road out remembers of the call.
     pub memory: CallMemory,
 }

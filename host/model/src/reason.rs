@@ -95,8 +95,12 @@ reasons! {
     TlsFailed = "tls-failed",
     /// The answer did not come in time.
     Timeout = "timeout",
-    /// The provider says: too many requests.
+    /// The server, the provider or the operator's budget lets no more requests through while the call lasts.
     RateLimited = "rate-limited",
+    /// Too many requests wait for the same connection, connector or server.
+    QueueFull = "queue-full",
+    /// The connection or the connector has sent or received as many bytes as it may in an hour.
+    TransferLimit = "transfer-limit",
     /// The body of an answer is larger than the call's limit.
     TooLarge = "too-large",
     /// The answer cannot be decoded.

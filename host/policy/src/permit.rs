@@ -61,6 +61,11 @@ impl Permit {
         &self.parts.url
     }
 
+    /// The body.
+    pub fn body(&self) -> &Body {
+        &self.parts.body
+    }
+
     /// The declared path template that allowed it.
     pub fn path_template(&self) -> &str {
         &self.parts.path_template

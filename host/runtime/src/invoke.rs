@@ -111,7 +111,7 @@ impl Runtime {
         &self,
         call: ActionCall,
         resolved: Arc<Resolved>,
-        context: CallContext,
+        mut context: CallContext,
     ) -> Result<ActionOutcome, InvokeError> {
         let digest = resolved.connector.digest;
         let ready = self.connectors.get(&digest);
@@ -125,6 +125,7 @@ impl Runtime {
 
         // From here on the wall-clock limit counts; compiling a connector is not its call's fault.
         let deadline = deadline(wall_ms);
+        context.deadline = deadline.into_std();
         // Declared before the store, so that it is given back after the store's slot is free.
         let _turn = timeout_at(deadline, self.turns.acquire())
             .await
@@ -213,6 +214,7 @@ impl Invoke for Runtime {
             connection: resolved.connection,
             limits: resolved.limits.with(LimitOverrides::default(), self.ceiling),
             memory: CallMemory::default(),
+            deadline: start,
         };
         // Neither input nor output nor anybody's words: a span is read by more people than a call is meant for.
         let span = info_span!(

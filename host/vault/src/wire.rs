@@ -104,6 +104,8 @@ impl From<WireError> for SendError {
             Reason::TooLarge => SendErrorKind::TooLarge { limit: error.limit.unwrap_or_default() },
             Reason::Unreachable | Reason::NameUnresolved | Reason::TlsFailed => SendErrorKind::Unreachable,
             Reason::AddressNotAllowed | Reason::SchemeNotAllowed => SendErrorKind::Denied,
+            // The request's own body broke off for it.
+            Reason::TransferLimit => SendErrorKind::RateLimited { retry_after: None },
             _ => SendErrorKind::Other,
         };
         Self { kind, reason: error.reason, message: error.message, hint: error.hint, sent: error.sent }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
 use axum::{Json, Router, extract::Path as UrlPath, routing::get};
-use keyward_egress::{Gate, HttpWire, RuleSource, WireConfig};
+use keyward_egress::{BudgetConfig, Gate, HttpWire, RuleSource, WireConfig};
 use keyward_model::{
     ActionCall, ActionName, CallContext, ConnectionId, ConnectionName, ConnectorId, Digest, GuestRequest,
     GuestResponse, Invoke as _, InvokeError, Outbound, Principal, Reason, SendError, SendErrorKind, TenantId,
@@ -254,7 +254,7 @@ impl Stack {
             components.insert(name.to_owned(), (path, digest));
         }
         let kept = Arc::new(kept(Fixed { components, connection: Mutex::new(Some(facts.id)), network }));
-        let gate = Gate::new(kept.clone(), vault, wire, Arc::new(store));
+        let gate = Gate::new(kept.clone(), vault, wire, Arc::new(store), BudgetConfig::default());
         let runtime = Arc::new(Runtime::new(config(directory), kept, Arc::new(gate))?);
         Ok(Self { runtime, directory: directory.to_owned(), connection })
     }

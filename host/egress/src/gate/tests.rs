@@ -141,7 +141,13 @@ impl World {
         let rules = ActionRules::compile(&manifest(), &"act".parse().unwrap(), &network.clone().into()).unwrap();
         let (sender, written) = mpsc::unbounded_channel();
         let records = Arc::new(Records { written: sender, broken: AtomicBool::new(false) });
-        let gate = Gate::new(Arc::new(Rules(Some(Arc::new(rules)))), Arc::new(vault), wire, records.clone());
+        let gate = Gate::new(
+            Arc::new(Rules(Some(Arc::new(rules)))),
+            Arc::new(vault),
+            wire,
+            records.clone(),
+            BudgetConfig::default(),
+        );
         let ctx = CallContext {
             tenant: TenantId::default(),
             principal: Principal::local_administrator(),
@@ -159,6 +165,7 @@ impl World {
             connection: Some(connection),
             limits: Limits::default(),
             memory: CallMemory::default(),
+            deadline: Instant::now() + Duration::from_millis(Limits::default().wall_ms),
         };
         Self { gate: Arc::new(gate), ctx, records, written }
     }
@@ -619,10 +626,80 @@ async fn request_without_rules_or_connection_is_denied_and_on_record() {
     assert_eq!(hits.load(Ordering::SeqCst), 0);
 }
 
+/// A server that answers 429 and wants silence for so many seconds, and how many requests it has had.
+async fn refusing(seconds: u32) -> (SocketAddr, Arc<AtomicUsize>) {
+    let hits = Arc::new(AtomicUsize::new(0));
+    let counted = hits.clone();
+    let answer = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        async move { (StatusCode::TOO_MANY_REQUESTS, [("retry-after", seconds.to_string())], "slow down") }
+    };
+    (serve(Router::new().fallback(any(answer))).await, hits)
+}
+
+#[tokio::test]
+async fn server_that_wants_silence_is_left_alone_and_that_is_on_record() {
+    let (server, hits) = refusing(600).await;
+    let mut world = World::new(server).await;
+    let response = world.send(Method::GET, "/items/1").await.unwrap();
+    assert_eq!((response.status, whole(response).await.unwrap().as_str()), (429, "slow down"));
+    sent("GET", server, "/items/{id}", Some(429), (Sent::Yes, 1), &world.recorded()[0].0);
+
+    // Whoever asks, as long as it is with this connection.
+    world.ctx.call = CallId::new();
+    let error = world.send(Method::POST, "/items").await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::RateLimited, Sent::No));
+    let SendErrorKind::RateLimited { retry_after: Some(wait) } = error.kind else { panic!("{error:?}") };
+    assert!(wait > Duration::from_secs(590) && wait <= Duration::from_secs(600), "{wait:?}");
+    let denied = AuditEvent::RequestDenied {
+        method: "POST".into(),
+        host: Some(server.to_string()),
+        path_template: Some("/items".into()),
+    };
+    assert_eq!(world.recorded(), [(denied, Some(Reason::RateLimited))]);
+    assert_eq!(hits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn turn_is_held_until_the_body_is_over_and_given_back_between_hops() {
+    let server = redirecting(|own| vec![format!("http://{own}/items/1")]).await;
+    let world = World::new(server).await;
+    let mut budgets = BudgetConfig::default();
+    budgets.connection.in_flight = std::num::NonZeroU32::MIN;
+    let gate = Gate { budgets: Budgets::new(budgets), ..world.gate.parts() };
+    let ctx = CallContext { deadline: Instant::now() + Duration::from_secs(60), ..world.ctx.clone() };
+    let response = gate.send(&ctx, request(Method::GET, "/moved/0")).await.unwrap();
+    // Its body is not read yet.
+    let hurried = CallContext { deadline: Instant::now(), ..ctx.clone() };
+    let error = gate.send(&hurried, request(Method::GET, "/items/1")).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::RateLimited, Sent::No));
+    drop(response);
+    assert_eq!(gate.send(&hurried, request(Method::GET, "/items/1")).await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn body_beyond_the_budget_is_not_sent() {
+    let (server, hits) = echo().await;
+    let world = World::new(server).await;
+    let mut budgets = BudgetConfig::default();
+    budgets.connection.request_bytes_per_hour = Some(10);
+    let gate = Gate { budgets: Budgets::new(budgets), ..world.gate.parts() };
+    let post = |body: &'static str| GuestRequest { body: Body::Bytes(body.into()), ..request(Method::POST, "/items") };
+    assert!(gate.send(&world.ctx, post("12345678")).await.is_ok());
+    let error = gate.send(&world.ctx, post("12345678")).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::TransferLimit, Sent::No));
+    let chunks = Box::pin(stream::iter([Ok(Bytes::from("12345678"))]));
+    let streamed = GuestRequest { body: Body::Stream { length: None, chunks }, ..request(Method::POST, "/items") };
+    let error = gate.send(&world.ctx, streamed).await.unwrap_err();
+    assert_eq!((error.reason, error.sent), (Reason::TransferLimit, Sent::Maybe));
+    assert_eq!(error.kind, SendErrorKind::RateLimited { retry_after: None });
+    assert!(hits.load(Ordering::SeqCst) <= 2);
+}
+
 impl Gate {
     /// Another gate with the same parts.
     fn parts(&self) -> Gate {
-        let Self { rules, vault, wire, audit } = self;
-        Gate::new(rules.clone(), vault.clone(), wire.clone(), audit.clone())
+        let Self { rules, vault, wire, audit, .. } = self;
+        Gate::new(rules.clone(), vault.clone(), wire.clone(), audit.clone(), BudgetConfig::default())
     }
 }
