@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -55,7 +55,9 @@ pub trait RuleSource: Send + Sync {
 ///
 /// Where the answer redirects and the rule allows that, the same begins anew with where it leads.
 ///
-/// So whatever a guest learns is on record already, denied requests as well, and after a crash no change is
+/// So whatever a guest learns is on record already, denied requests as well, but for those beyond
+/// [`MAX_REFUSALS`](keyward_model::MAX_REFUSALS) of a call: they cost no more than a count, which is on record when the
+/// call is over. After a crash no change is
 /// without a record. Where the caller goes away in the middle, the record is written behind its back, and a
 /// process that ends at that moment leaves the first of the two records of a change and none of a read.
 pub struct Gate {
@@ -117,6 +119,7 @@ impl Gate {
         let ready = self.vault.apply(permit, departure.limits()).await?;
         if may_change {
             departure.trail.write(departure.permitted(), None).await?;
+            departure.is_permitted.store(true, Ordering::Relaxed);
         }
         departure.leave(ready.sends());
         let clean = ready.send(&*self.wire, secrets(&departure.trail.ctx)?).await?;
@@ -147,8 +150,10 @@ impl Gate {
         let permit = match self.permit(ctx, request).await {
             Ok(permit) => permit,
             Err((error, host)) => {
-                let event = AuditEvent::RequestDenied { method, host, path_template: None };
-                trail.write(event, Some(error.reason)).await?;
+                if ctx.refusals.count(&error.kind) {
+                    let event = AuditEvent::RequestDenied { method, host, path_template: None };
+                    trail.write(event, Some(error.reason)).await?;
+                }
                 return Err(error);
             }
         };
@@ -167,7 +172,11 @@ impl Gate {
             Err(error) => (departure.arrived(None, error.sent), error.sent, Some(error.reason)),
         };
         tracing::debug!(?event, ?reason, "request");
-        trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
+        let is_counted = |error| is_refusal(error) && !ctx.refusals.count(&error.kind);
+        // What was written down as permitted is written down as refused.
+        if departure.is_permitted() || !outcome.as_ref().is_err_and(is_counted) {
+            trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
+        }
         let (CleanResponse { response, redactions }, turns) = outcome?;
         let watch = Watch { trail: trail.clone(), redactions, over: false, _turns: turns };
         let body = watched(share.incoming(response.body), watch);
@@ -178,6 +187,11 @@ impl Gate {
 #[async_trait]
 impl Outbound for Gate {
     async fn send(&self, ctx: &CallContext, mut request: GuestRequest) -> Result<GuestResponse, SendError> {
+        if ctx.refusals.is_flood() {
+            let error = SendError::new(SendErrorKind::Denied, Reason::DenialLimit, "the call is being ended");
+            ctx.refusals.count(&error.kind);
+            return Err(error);
+        }
         let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
         if let Body::Stream { .. } = request.body {
             request.body = self.gathered(ctx, request.body).await?;
@@ -221,6 +235,16 @@ impl Outbound for Gate {
             trail.write(event, Some(Reason::SecretEchoed)).await.map_err(|error| error.sent(Sent::Yes))?;
         }
         Ok(count)
+    }
+
+    async fn ended(&self, ctx: &CallContext) -> Result<(), SendError> {
+        let trail = Trail { audit: Arc::clone(&self.audit), ctx: ctx.clone() };
+        for (reason, count) in ctx.refusals.unrecorded() {
+            if count > 0 {
+                trail.write(AuditEvent::RequestsRefused { count }, Some(reason)).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -300,6 +324,8 @@ struct Departure {
     scopes: Vec<String>,
     /// When it went to the wire, and how often the vault has sent it since.
     left: OnceLock<(Instant, Arc<AtomicU32>)>,
+    /// Whether it is on record as permitted.
+    is_permitted: AtomicBool,
     over: bool,
 }
 
@@ -314,6 +340,7 @@ impl Departure {
             path_template: permit.path_template().to_owned(),
             scopes: permit.scopes().to_vec(),
             left: OnceLock::new(),
+            is_permitted: AtomicBool::new(false),
             over: false,
         }
     }
@@ -322,6 +349,10 @@ impl Departure {
     fn limits(&self) -> WireLimits {
         let limits = &self.trail.ctx.limits;
         WireLimits { timeout: Duration::from_millis(limits.wall_ms / 2), response_bytes: limits.response_bytes }
+    }
+
+    fn is_permitted(&self) -> bool {
+        self.is_permitted.load(Ordering::Relaxed)
     }
 
     fn permitted(&self) -> AuditEvent {

@@ -116,6 +116,11 @@ pub enum AuditEvent {
     },
     /// A limit of the call refused a request; one record for each limit, however often it does.
     LimitReached,
+    /// At the end of a call: more of its requests were refused, which have no record of their own.
+    RequestsRefused {
+        /// How many.
+        count: u32,
+    },
     /// A call was refused before it began.
     CallRefused {
         /// The action as it was asked for.
@@ -166,6 +171,9 @@ pub enum EchoedBy {
 impl AuditEvent {
     /// Whether something was refused.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::RequestDenied { .. } | Self::LimitReached | Self::CallRefused { .. })
+        matches!(
+            self,
+            Self::RequestDenied { .. } | Self::LimitReached | Self::RequestsRefused { .. } | Self::CallRefused { .. }
+        )
     }
 }

@@ -23,7 +23,10 @@ pub use ids::{
     ActionName, ActionRef, CallId, ConnectionId, ConnectionName, ConnectorId, ConnectorName, Digest, IdError,
     Principal, PrincipalKind, RunId, TenantId,
 };
-pub use ports::{ActionCall, ActionOutcome, CallContext, CallMemory, CallStats, Invoke, LogLevel, LogLine, Outbound};
+pub use ports::{
+    ActionCall, ActionOutcome, CallContext, CallMemory, CallStats, Invoke, LogLevel, LogLine, MAX_REFUSALS, Outbound,
+    Refusals,
+};
 pub use rate::{Rate, RateError};
 pub use reason::Reason;
 pub use request::{Body, BodyStream, GuestRequest, GuestResponse, Target};

@@ -2,7 +2,10 @@
 
 use std::{
     any::Any,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Instant,
 };
 
@@ -12,7 +15,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::{
-    error::{InvokeError, SendError},
+    error::{InvokeError, SendError, SendErrorKind},
     ids::{ActionName, ActionRef, CallId, ConnectionId, ConnectionName, ConnectorId, Principal, RunId, TenantId},
     manifest::Limits,
     reason::Reason,
@@ -136,6 +139,8 @@ pub struct CallContext {
     pub deadline: Instant,
     /// What the road out remembers of the call.
     pub memory: CallMemory,
+    /// How many of its requests were refused so far; its copies count together.
+    pub refusals: Arc<Refusals>,
 }
 
 /// What the road out remembers of one call, for as long as the call lasts. Whoever carries it cannot look into it
@@ -155,6 +160,39 @@ impl CallMemory {
     }
 }
 
+/// So many refused requests of a call have a record of their own each, and so many denied ones end it.
+pub const MAX_REFUSALS: u32 = 32;
+
+/// Counts the refused requests of one call. The way out counts them, the runtime ends the call.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    denied: AtomicU32,
+    limited: AtomicU32,
+}
+
+impl Refusals {
+    /// Counts one, and tells whether it is to have a record of its own.
+    pub fn count(&self, kind: &SendErrorKind) -> bool {
+        let count = match kind {
+            SendErrorKind::RateLimited { .. } => &self.limited,
+            _ => &self.denied,
+        };
+        count.fetch_add(1, Ordering::Relaxed) < MAX_REFUSALS
+    }
+
+    /// Whether so many were denied that the call is to end. Waiting for one's turn in vain is no fault of the guest, and
+    /// ends nothing.
+    pub fn is_flood(&self) -> bool {
+        self.denied.load(Ordering::Relaxed) >= MAX_REFUSALS
+    }
+
+    /// How many have no record of their own, by the reason to give for them.
+    pub fn unrecorded(&self) -> [(Reason, u32); 2] {
+        [(Reason::DenialLimit, &self.denied), (Reason::RateLimited, &self.limited)]
+            .map(|(reason, count)| (reason, count.load(Ordering::Relaxed).saturating_sub(MAX_REFUSALS)))
+    }
+}
+
 /// The road out. Implemented by `egress`, called by `runtime`.
 #[async_trait]
 pub trait Outbound: Send + Sync {
@@ -167,4 +205,8 @@ pub trait Outbound: Send + Sync {
     /// Takes every secret that went into a request of the call out of `words`, which are its guest's, and tells how
     /// often there was one. One that goes on from one text to the next is found as well.
     async fn clean(&self, ctx: &CallContext, words: &mut [&mut String]) -> Result<u64, SendError>;
+
+    /// Takes note that the call is over, where refused requests of it have no record of their own
+    /// ([`Refusals::unrecorded`]).
+    async fn ended(&self, ctx: &CallContext) -> Result<(), SendError>;
 }

@@ -107,6 +107,8 @@ reasons! {
     ResponseMalformed = "response-malformed",
     /// The call has made as many requests as it may.
     RequestLimit = "request-limit",
+    /// So many of the call's requests were denied that it was ended.
+    DenialLimit = "denial-limit",
     /// The call has as many streamed requests open as it may.
     ExchangeLimit = "exchange-limit",
     /// The bodies of the call's requests are larger than its limit.

@@ -9,7 +9,7 @@ use std::{
 
 use keyward_model::{CallContext, CallStats, Outbound, Reason, SendError, SendErrorKind, Sent, manifest::Limits};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 use wasmtime::component::ResourceTable;
@@ -90,6 +90,8 @@ pub(crate) struct Usage {
     ceiling: Limits,
     /// A permit for each exchange that may still be opened.
     exchanges: Arc<Semaphore>,
+    /// Told when so many requests were denied that the call is to end.
+    flooded: Notify,
     /// A std mutex, because it is held for a few instructions and never over an await.
     counts: Mutex<Counts>,
 }
@@ -114,6 +116,7 @@ impl Usage {
             limits,
             ceiling,
             exchanges: Arc::new(Semaphore::new(limits.exchanges as usize)),
+            flooded: Notify::new(),
             counts: Mutex::new(Counts {
                 requests: 0,
                 request_bytes: 0,
@@ -250,7 +253,20 @@ impl Usage {
             told.pop_front();
         }
         told.push_back(error.clone());
+        if context.refusals.is_flood() {
+            self.flooded.notify_one();
+        }
         error
+    }
+
+    /// Returns when so many requests were denied that the call is to end.
+    pub(crate) async fn flooded(&self) {
+        self.flooded.notified().await;
+    }
+
+    /// The last error that the guest was told.
+    pub(crate) fn last_told(&self) -> Option<SendError> {
+        self.counts().told.back().cloned()
     }
 
     /// The limit that refused a request with this error, the first time that it does.

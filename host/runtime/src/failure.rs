@@ -6,7 +6,7 @@ use std::{
 };
 
 use keyward_model::{
-    InvokeError, InvokeErrorKind, LogLevel, LogLine, Reason, SendError, SendErrorKind, manifest::Limits,
+    InvokeError, InvokeErrorKind, LogLevel, LogLine, MAX_REFUSALS, Reason, SendError, SendErrorKind, manifest::Limits,
 };
 use wasmtime::{Trap, WasmBacktrace, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
@@ -52,6 +52,20 @@ pub(crate) fn took_too_long(state: &CallState, log: &[LogLine]) -> InvokeError {
     let raise = raise("wall_ms", limit, state.ceiling.wall_ms);
     let mut failure = InvokeError::new(InvokeErrorKind::Timeout, Reason::WallLimit, message)
         .hint(format!("{raise}, or find out what it waits for"));
+    failure.sent = state.usage.sent_so_far();
+    failure.backtrace = trace(None, log);
+    failure
+}
+
+/// So many requests were denied that the call was ended.
+pub(crate) fn denied_too_often(state: &CallState, log: &[LogLine]) -> InvokeError {
+    let mut message = format!("the call was ended, because {MAX_REFUSALS} of its requests were denied");
+    let last = state.usage.last_told();
+    if let Some(last) = &last {
+        let _ = write!(message, ", at last: {last}");
+    }
+    let mut failure = InvokeError::new(InvokeErrorKind::Denied, Reason::DenialLimit, message);
+    failure.hint = last.and_then(|last| last.hint);
     failure.sent = state.usage.sent_so_far();
     failure.backtrace = trace(None, log);
     failure

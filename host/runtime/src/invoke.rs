@@ -138,16 +138,25 @@ impl Runtime {
             idempotency_key: call.idempotency_key,
             attempt: call.attempt,
         };
-        let mut store = self.store(CallState::new(Arc::new(context), self.ceiling, self.outbound.clone()));
-        let meter = store.data().meter.clone();
+        let context = Arc::new(context);
+        // Dropped after the store, so that nothing is refused any more.
+        let ending = Ending { outbound: self.outbound.clone(), context: context.clone(), is_over: false };
+        let mut store = self.store(CallState::new(context, self.ceiling, self.outbound.clone()));
+        let (meter, usage) = (store.data().meter.clone(), store.data().usage.clone());
         let start = meter.start();
         let run = meter.charge(run(&mut store, component, &invocation));
-        let mut result = timeout_at(deadline, run).await;
+        let result = tokio::select! {
+            biased;
+            () = usage.flooded() => None,
+            result = timeout_at(deadline, run) => Some(result),
+        };
 
         let state = store.data_mut();
+        // A guest that comes to its end within the moment has denied requests all the same.
+        let mut result = result.filter(|_| !state.context.refusals.is_flood());
         let mut log = state.log().take();
         // Before anything is made of the guest's words, as a part of a secret is not found.
-        let spoken = result.as_mut().ok().and_then(|ended| ended.as_mut().ok());
+        let spoken = result.as_mut().and_then(|timely| timely.as_mut().ok()).and_then(|ended| ended.as_mut().ok());
         let mut words = words(spoken, &mut log);
         let cleaned = timeout_at(deadline.max(after(CLEANING)), self.outbound.clean(&state.context, &mut words)).await;
         let redacted = match cleaned.unwrap_or_else(|_| Err(failure::clean_took_too_long())) {
@@ -156,19 +165,21 @@ impl Runtime {
         };
         show(&mut log);
         let outcome = match result {
-            Ok(Ok(Ok(text))) => timeout_at(deadline, schemas.read_output(text))
+            None => Err(failure::denied_too_often(state, &log)),
+            Some(Ok(Ok(Ok(text)))) => timeout_at(deadline, schemas.read_output(text))
                 .await
                 .unwrap_or_else(|_| Err(failure::check_took_too_long("output", wall_ms)))
                 .map_err(|error| InvokeError { sent: state.usage.sent_so_far(), ..error })
                 .map_err(|error| if redacted > 0 { error.hint(REDACTED) } else { error }),
-            Ok(Ok(Err(error))) => Err(failure::reported(error, state)),
-            Ok(Err(error)) => Err(failure::crashed(&error, state, &log)),
-            Err(_) => Err(failure::took_too_long(state, &log)),
+            Some(Ok(Ok(Err(error)))) => Err(failure::reported(error, state)),
+            Some(Ok(Err(error))) => Err(failure::crashed(&error, state, &log)),
+            Some(Err(_)) => Err(failure::took_too_long(state, &log)),
         };
+        let stats = state.usage.stats(state.memory.peak(), micros(start));
+        drop(store);
+        ending.now().await?;
         match outcome {
-            Ok(output) => {
-                Ok(ActionOutcome { output, log, stats: state.usage.stats(state.memory.peak(), micros(start)) })
-            }
+            Ok(output) => Ok(ActionOutcome { output, log, stats }),
             Err(error) => Err(InvokeError { log, began: true, ..error }),
         }
     }
@@ -215,6 +226,7 @@ impl Invoke for Runtime {
             limits: resolved.limits.with(LimitOverrides::default(), self.ceiling),
             memory: CallMemory::default(),
             deadline: start,
+            refusals: Arc::default(),
         };
         // Neither input nor output nor anybody's words: a span is read by more people than a call is meant for.
         let span = info_span!(
@@ -230,6 +242,43 @@ impl Invoke for Runtime {
         span.record("outcome", result.as_ref().map_or_else(|error| error.reason.code(), |_| "ok"));
         span.record("duration_us", micros(start));
         result
+    }
+}
+
+/// The end of a call, which the way out is told of where it has to write something down, also where nobody waits for
+/// the call any more.
+struct Ending {
+    outbound: Arc<dyn Outbound>,
+    context: Arc<CallContext>,
+    is_over: bool,
+}
+
+impl Ending {
+    fn is_to_be_told(&self) -> bool {
+        !self.is_over && self.context.refusals.unrecorded().iter().any(|(_, count)| *count > 0)
+    }
+
+    async fn now(mut self) -> Result<(), InvokeError> {
+        if self.is_to_be_told() {
+            self.outbound.ended(&self.context).await.map_err(|error| {
+                let mut failure = InvokeError::new(InvokeErrorKind::Internal, error.reason, error.message);
+                failure.hint = error.hint;
+                InvokeError { began: true, ..failure }
+            })?;
+        }
+        self.is_over = true;
+        Ok(())
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if self.is_to_be_told()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let (outbound, context) = (self.outbound.clone(), self.context.clone());
+            runtime.spawn(async move { outbound.ended(&context).await });
+        }
     }
 }
 

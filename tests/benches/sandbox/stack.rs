@@ -177,6 +177,10 @@ impl Outbound for Closed {
     async fn clean(&self, _: &CallContext, _: &mut [&mut String]) -> Result<u64, SendError> {
         Ok(0)
     }
+
+    async fn ended(&self, _: &CallContext) -> Result<(), SendError> {
+        Ok(())
+    }
 }
 
 /// A runtime for loading one component.

@@ -177,6 +177,10 @@ fn event(event: &AuditEvent) -> (&'static str, String) {
             ("refused", format!("call of {action}{with}"))
         }
         AuditEvent::LimitReached => ("refused", "a request beyond a limit of the call".to_owned()),
+        AuditEvent::RequestsRefused { count } => {
+            let requests = if *count == 1 { "request" } else { "requests" };
+            ("refused", format!("{count} more {requests} of the call"))
+        }
         AuditEvent::SecretRedacted { count, by } => {
             let place = match by {
                 EchoedBy::Server => "in the response",
@@ -225,6 +229,8 @@ mod tests {
             (denied(Some("/{id}".to_owned())), "denied", "PUT a.example/{id}"),
             (refused, "refused", "call of a.b with work"),
             (AuditEvent::LimitReached, "refused", "a request beyond a limit of the call"),
+            (AuditEvent::RequestsRefused { count: 1 }, "refused", "1 more request of the call"),
+            (AuditEvent::RequestsRefused { count: 70 }, "refused", "70 more requests of the call"),
         ] {
             assert_eq!(event(&what), (word, detail.to_owned()));
         }

@@ -26,6 +26,7 @@ fn call(connection: Option<ConnectionId>, run: Option<RunId>) -> CallContext {
         limits,
         memory: Default::default(),
         deadline: (Instant::now() + Duration::from_millis(limits.wall_ms)).into_std(),
+        refusals: Default::default(),
     }
 }
 

@@ -166,6 +166,7 @@ impl World {
             limits: Limits::default(),
             memory: CallMemory::default(),
             deadline: Instant::now() + Duration::from_millis(Limits::default().wall_ms),
+            refusals: Default::default(),
         };
         Self { gate: Arc::new(gate), ctx, records, written }
     }
@@ -624,6 +625,44 @@ async fn request_without_rules_or_connection_is_denied_and_on_record() {
     let reasons = [Reason::ConnectionUnknown, Reason::ConnectionMissing, Reason::ActionUnknown];
     assert_eq!(world.recorded(), reasons.map(|reason| (denied.clone(), Some(reason))));
     assert_eq!(hits.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn flood_of_denied_requests_is_written_down_as_one() {
+    let (server, hits) = echo().await;
+    let mut world = World::new(server).await;
+    for number in 0..100 {
+        let path = if number < 40 { "/secret" } else { "/items/1" };
+        let error = world.send(Method::GET, path).await.unwrap_err();
+        let reason = if number < 32 { Reason::PathNotAllowed } else { Reason::DenialLimit };
+        assert_eq!((error.kind, error.reason, error.sent), (SendErrorKind::Denied, reason, Sent::No), "{number}");
+    }
+    assert!(world.ctx.refusals.is_flood());
+    world.gate.ended(&world.ctx).await.unwrap();
+    let records = world.recorded();
+    let (each, rest) = records.split_at(32);
+    assert!(each.iter().all(|record| record.1 == Some(Reason::PathNotAllowed)), "{each:?}");
+    assert_eq!(rest, [(AuditEvent::RequestsRefused { count: 68 }, Some(Reason::DenialLimit))]);
+    assert_eq!(hits.load(Ordering::SeqCst), 0);
+    // Another call of the same has its own count.
+    world.ctx.refusals = Default::default();
+    assert!(world.send(Method::GET, "/items/1").await.is_ok());
+}
+
+#[tokio::test]
+async fn requests_that_cannot_wait_are_counted_and_end_nothing() {
+    let (server, _) = refusing(600).await;
+    let mut world = World::new(server).await;
+    assert_eq!(world.send(Method::GET, "/items/1").await.unwrap().status, 429);
+    for _ in 0..40 {
+        let error = world.send(Method::POST, "/items").await.unwrap_err();
+        assert_eq!(error.reason, Reason::RateLimited);
+    }
+    assert!(!world.ctx.refusals.is_flood());
+    world.gate.ended(&world.ctx).await.unwrap();
+    let records = world.recorded();
+    assert_eq!(records.len(), 1 + 32 + 1);
+    assert_eq!(records[33], (AuditEvent::RequestsRefused { count: 8 }, Some(Reason::RateLimited)));
 }
 
 /// A server that answers 429 and wants silence for so many seconds, and how many requests it has had.

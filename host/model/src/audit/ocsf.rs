@@ -4,7 +4,7 @@
 //! | event | class |
 //! |---|---|
 //! | `request-permitted`, `request-sent`, `request-denied` | HTTP Activity (4002) |
-//! | `call-refused`, `limit-reached`, `secret-redacted` | API Activity (6003) |
+//! | `call-refused`, `limit-reached`, `requests-refused`, `secret-redacted` | API Activity (6003) |
 //! | `connection`, `consent`, `policy`, `vault` | Entity Management (3004) |
 //!
 //! What has no attribute there stands under `unmapped`, by the names of [`AuditRecord`]. The path of a URL is the
@@ -99,6 +99,11 @@ fn map(record: &AuditRecord) -> Mapped {
         }
         AuditEvent::CallRefused { action, .. } => api(record, "Call Refused", &action.to_string(), 2),
         AuditEvent::LimitReached => api(record, "Limit Reached", &operation(record), 2),
+        AuditEvent::RequestsRefused { count } => {
+            let mut mapped = api(record, "Requests Refused", &operation(record), 2);
+            mapped.attributes["count"] = json!(count);
+            mapped
+        }
         AuditEvent::SecretRedacted { .. } => api(record, "Secret Redacted", &operation(record), 1),
         AuditEvent::Connection { change } => entity(change, json!({"type": "connection", "uid": record.connection})),
         AuditEvent::Consent { change } => {
@@ -354,6 +359,7 @@ mod tests {
             (denied(Some("127.0.0.1:80"), Some("/items")), 4002),
             (denied(Some("api.example.com"), None), 4002),
             (AuditEvent::LimitReached, 6003),
+            (AuditEvent::RequestsRefused { count: 7 }, 6003),
             (AuditEvent::SecretRedacted { count: 2, by: EchoedBy::Guest }, 6003),
             (AuditEvent::CallRefused { action: "a.b".parse().unwrap(), connection: None }, 6003),
             (AuditEvent::Connection { change: change("created") }, 3004),

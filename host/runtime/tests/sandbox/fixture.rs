@@ -63,8 +63,13 @@ type Withheld = Arc<Mutex<Option<Result<String, SendError>>>>;
 
 #[async_trait]
 impl Outbound for Scripted {
-    async fn send(&self, _: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError> {
-        (self.answer)(request).await
+    async fn send(&self, ctx: &CallContext, request: GuestRequest) -> Result<GuestResponse, SendError> {
+        let answer = (self.answer)(request).await;
+        if let Err(SendError { kind: kind @ (SendErrorKind::Denied | SendErrorKind::RateLimited { .. }), .. }) = &answer
+        {
+            ctx.refusals.count(kind);
+        }
+        answer
     }
 
     async fn refused(&self, _: &CallContext, limit: Reason) -> Result<(), SendError> {
@@ -78,6 +83,13 @@ impl Outbound for Scripted {
         let secret = secret.as_ref().map_err(Clone::clone)?;
         let holding = words.iter_mut().filter(|text| text.contains(secret));
         Ok(holding.map(|text| **text = text.replace(secret, "[redacted]")).count() as u64)
+    }
+
+    async fn ended(&self, ctx: &CallContext) -> Result<(), SendError> {
+        let unrecorded = ctx.refusals.unrecorded();
+        let reasons = unrecorded.iter().filter(|(_, count)| *count > 0).map(|(reason, _)| *reason);
+        self.refused.lock().unwrap().extend(reasons);
+        Ok(())
     }
 }
 

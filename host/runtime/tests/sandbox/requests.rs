@@ -98,6 +98,56 @@ async fn guest_cannot_speak_for_the_gate() {
     assert_eq!(error.message, "/things");
 }
 
+/// Posts without end.
+const FLOOD: &str = r#"(loop $again
+  (call $post (local.get $connection) (i32.const 64) (i32.const 4))
+  (br $again))
+  unreachable"#;
+
+#[tokio::test]
+async fn flood_of_denied_requests_ends_the_call_and_the_rest_is_told_once() {
+    let fixture = Fixture::new(&Guest::new(FLOOD)).limits(|limits| limits.requests = 1_000_000);
+    let error = fixture.failure().await;
+    assert_eq!((&error.kind, error.reason, error.sent), (&InvokeErrorKind::Denied, Reason::DenialLimit, Sent::No));
+    assert_eq!(
+        error.message,
+        "the call was ended, because 32 of its requests were denied, at last: no declared request has this path (path-not-allowed)"
+    );
+    assert_eq!(error.hint, denied().hint);
+}
+
+/// Posts so often, and is content with whatever comes of it. The count is in its memory, beyond what the host returns.
+fn posting(requests: u32) -> Guest {
+    Guest::new(&format!(
+        "(loop $again
+           (call $post (local.get $connection) (i32.const 64) (i32.const 4))
+           (i32.store (i32.const 4000) (i32.add (i32.load (i32.const 4000)) (i32.const 1)))
+           (br_if $again (i32.lt_u (i32.load (i32.const 4000)) (i32.const {requests}))))
+         (call $ok (i32.const 64) (i32.const 4))"
+    ))
+}
+
+#[tokio::test]
+async fn guest_that_is_done_after_a_flood_has_no_output() {
+    for (requests, reason) in [(31, None), (32, Some(Reason::DenialLimit))] {
+        let fixture = Fixture::new(&posting(requests));
+        let outcome = fixture.call(Value::Null).await;
+        assert_eq!(outcome.err().map(|error| error.reason), reason, "{requests}");
+        assert_eq!(fixture.refused(), [], "each has a record of its own");
+    }
+}
+
+#[tokio::test]
+async fn requests_that_could_not_wait_end_nothing_and_the_rest_of_them_is_told_once() {
+    for (requests, told) in [(32, &[][..]), (40, &[Reason::RateLimited])] {
+        let fixture = Fixture::answering(&posting(requests), |_| async {
+            Err(SendError::new(SendErrorKind::RateLimited { retry_after: None }, Reason::RateLimited, "slow"))
+        });
+        assert_eq!(fixture.call(Value::Null).await.unwrap().output, Value::Null);
+        assert_eq!(fixture.refused(), told);
+    }
+}
+
 #[tokio::test]
 async fn crash_after_a_write_says_that_it_was_sent() {
     let guest = Guest::new("(call $post (local.get $connection) (i32.const 64) (i32.const 4)) unreachable");
