@@ -8,6 +8,7 @@ mod connections;
 mod crash;
 mod gate;
 mod languages;
+mod limits;
 mod mistakes;
 mod plugin;
 mod policy;

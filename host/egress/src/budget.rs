@@ -223,6 +223,11 @@ pub(crate) struct Turns {
 }
 
 impl Share {
+    /// Until when a request may wait.
+    pub(crate) fn until(&self) -> Instant {
+        self.until
+    }
+
     /// Waits until a request to `url` may leave.
     ///
     /// # Errors

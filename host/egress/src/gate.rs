@@ -23,6 +23,7 @@ use url::Url;
 use crate::{
     audit::AuditSink,
     budget::{BudgetConfig, Budgets, Share, Turns},
+    retry::{self, MAX_ATTEMPTS, Repeat},
     wire::HttpWire,
 };
 
@@ -52,6 +53,9 @@ pub trait RuleSource: Send + Sync {
 /// 5. The wire sends it.
 /// 6. What became of it is written down: sent, failed, or refused by the budgets, the vault or the wire. If that fails, the
 ///    answer is withheld and the error tells that the request was sent.
+///
+/// Where that is safe and may help, steps 1 to 5 are done again (`retry.rs`); the last answer is the guest's, and the
+/// record tells how often the request went out.
 ///
 /// Where the answer redirects and the rule allows that, the same begins anew with where it leads.
 ///
@@ -104,27 +108,81 @@ impl Gate {
         }
     }
 
-    /// Steps 2 to 5. The turns go back when the body of the answer is over.
+    /// Steps 2 to 5, and again where that is safe and may help ([`retry`]).
+    async fn persist(
+        &self,
+        permit: Permit,
+        copy: Option<GuestRequest>,
+        is_foreign: bool,
+        departure: &Departure,
+        share: &Share,
+    ) -> Result<Answer, SendError> {
+        let ctx = &departure.trail.ctx;
+        let repeat = Repeat::of(&permit);
+        let turns = share.turns(ctx, permit.url()).await?;
+        let mut last = self.exchange(permit, turns, departure, share).await;
+        let Some(copy) = copy else { return last };
+        let mut reached = Sent::No;
+        for attempt in 2..=MAX_ATTEMPTS {
+            if !repeat.after(last.as_ref().map(|answer| answer.clean.response.status)) {
+                break;
+            }
+            reached = reached.surer(last.as_ref().map_or_else(|error| error.sent, |_| Sent::Yes));
+            if let Ok(answer) = &mut last {
+                // Who waits holds no turn.
+                answer.turns = None;
+            }
+            let Some(again) = retry::copy(&copy) else { break };
+            if !retry::wait(attempt, share.until()).await {
+                break;
+            }
+            // The rules may have changed meanwhile; then what came last is what the guest gets.
+            let Ok(permit) = self.permit(ctx, again).await else { break };
+            let permit = if is_foreign { permit.without_credential() } else { permit };
+            let Ok(turns) = share.turns(ctx, permit.url()).await else { break };
+            if let Ok(answer) = last {
+                answer.dropped(&departure.trail).await?;
+            }
+            last = self.exchange(permit, turns, departure, share).await;
+        }
+        last.map_err(|error| SendError { sent: reached.surer(error.sent), ..error })
+    }
+
+    /// Steps 3 to 5. The turns go back when the body of the answer is over.
     async fn exchange(
         &self,
         permit: Permit,
+        turns: Turns,
         departure: &Departure,
         share: &Share,
-    ) -> Result<(CleanResponse, Turns), SendError> {
+    ) -> Result<Answer, SendError> {
         let may_change = !permit.method().is_safe();
-        let turns = share.turns(&departure.trail.ctx, permit.url()).await?;
         if let Body::Bytes(bytes) = permit.body() {
             share.sending(bytes.len() as u64)?;
         }
-        let ready = self.vault.apply(permit, departure.limits()).await?;
-        if may_change {
+        let ready = self.vault.apply(permit, departure.limits()).await?.counting(&departure.sends);
+        if may_change && !departure.is_permitted() {
             departure.trail.write(departure.permitted(), None).await?;
             departure.is_permitted.store(true, Ordering::Relaxed);
         }
-        departure.leave(ready.sends());
+        departure.leave();
         let clean = ready.send(&*self.wire, secrets(&departure.trail.ctx)?).await?;
         turns.heard(clean.response.status, &clean.response.headers);
-        Ok((clean, turns))
+        Ok(Answer { clean, turns: Some(turns) })
+    }
+}
+
+/// What came back, and the turns that its body holds.
+struct Answer {
+    clean: CleanResponse,
+    turns: Option<Turns>,
+}
+
+impl Answer {
+    /// It is not the last one, and nobody reads it. What it brought back of a secret is on record all the same.
+    async fn dropped(self, trail: &Trail) -> Result<(), SendError> {
+        let watch = Watch { trail: trail.clone(), redactions: self.clean.redactions, over: false, _turns: self.turns };
+        watch.finish().await
     }
 }
 
@@ -147,6 +205,7 @@ impl Gate {
         let method = printable_method(&request.method);
         let share = self.budgets.share(ctx);
         let request = GuestRequest { body: share.outgoing(request.body), ..request };
+        let copy = retry::copy(&request);
         let permit = match self.permit(ctx, request).await {
             Ok(permit) => permit,
             Err((error, host)) => {
@@ -165,9 +224,9 @@ impl Gate {
             placements: permit.placements().to_vec(),
         });
         let mut departure = Departure::new(trail.clone(), &permit);
-        let outcome = self.exchange(permit, &departure, &share).await;
+        let outcome = self.persist(permit, copy, is_foreign, &departure, &share).await;
         let (event, sent, reason) = match &outcome {
-            Ok((clean, _)) => (departure.arrived(Some(clean.response.status), Sent::Yes), Sent::Yes, None),
+            Ok(answer) => (departure.arrived(Some(answer.clean.response.status), Sent::Yes), Sent::Yes, None),
             Err(error) if is_refusal(error) => (departure.refused(), Sent::No, Some(error.reason)),
             Err(error) => (departure.arrived(None, error.sent), error.sent, Some(error.reason)),
         };
@@ -177,7 +236,7 @@ impl Gate {
         if departure.is_permitted() || !outcome.as_ref().is_err_and(is_counted) {
             trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
         }
-        let (CleanResponse { response, redactions }, turns) = outcome?;
+        let Answer { clean: CleanResponse { response, redactions }, turns } = outcome?;
         let watch = Watch { trail: trail.clone(), redactions, over: false, _turns: turns };
         let body = watched(share.incoming(response.body), watch);
         Ok((GuestResponse { body, ..response }, onward))
@@ -322,8 +381,10 @@ struct Departure {
     host: String,
     path_template: String,
     scopes: Vec<String>,
-    /// When it went to the wire, and how often the vault has sent it since.
-    left: OnceLock<(Instant, Arc<AtomicU32>)>,
+    /// When it first went to the wire.
+    left: OnceLock<Instant>,
+    /// How often the vault has sent it.
+    sends: Arc<AtomicU32>,
     /// Whether it is on record as permitted.
     is_permitted: AtomicBool,
     over: bool,
@@ -340,6 +401,7 @@ impl Departure {
             path_template: permit.path_template().to_owned(),
             scopes: permit.scopes().to_vec(),
             left: OnceLock::new(),
+            sends: Arc::default(),
             is_permitted: AtomicBool::new(false),
             over: false,
         }
@@ -365,8 +427,8 @@ impl Departure {
     }
 
     /// It goes to the wire.
-    fn leave(&self, sends: Arc<AtomicU32>) {
-        self.left.get_or_init(|| (Instant::now(), sends));
+    fn leave(&self) {
+        self.left.get_or_init(Instant::now);
     }
 
     /// It was refused after the rules had permitted it.
@@ -381,10 +443,8 @@ impl Departure {
 
     fn arrived(&mut self, status: Option<u16>, sent: Sent) -> AuditEvent {
         self.over = true;
-        let (lasted, sends) = match self.left.get() {
-            Some((since, sends)) => (since.elapsed(), sends.load(Ordering::Relaxed)),
-            None => (Duration::ZERO, 0),
-        };
+        let lasted = self.left.get().map_or(Duration::ZERO, Instant::elapsed);
+        let sends = self.sends.load(Ordering::Relaxed);
         AuditEvent::RequestSent {
             method: self.method.clone(),
             host: self.host.clone(),
@@ -414,7 +474,7 @@ struct Watch {
     trail: Trail,
     redactions: RedactionCount,
     over: bool,
-    _turns: Turns,
+    _turns: Option<Turns>,
 }
 
 impl Watch {

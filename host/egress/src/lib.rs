@@ -1,7 +1,7 @@
 //! The one road out: policy, then credential, then wire.
 //!
 //! A guest's request comes in by [`Gate`] and leaves by [`HttpWire`]; there is no other HTTP client in the host.
-//! Read in this order: `gate.rs` (the order of things), `budget.rs` (when a request may leave), `wire.rs` (what holds for every request), `guard.rs`
+//! Read in this order: `gate.rs` (the order of things), `budget.rs` (when a request may leave), `retry.rs` (when it leaves again), `wire.rs` (what holds for every request), `guard.rs`
 //! (which addresses are dialled), `decode.rs` (plain bytes for the guest), `fault.rs` (what an error means),
 //! `audited.rs` (calls that never get here).
 
@@ -12,6 +12,7 @@ mod decode;
 mod fault;
 mod gate;
 mod guard;
+mod retry;
 mod wire;
 
 pub use audit::{AuditError, AuditSink};

@@ -18,6 +18,18 @@ pub enum Sent {
     Yes,
 }
 
+impl Sent {
+    /// The one of two that says more about delivery.
+    #[must_use]
+    pub fn surer(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Yes, _) | (_, Self::Yes) => Self::Yes,
+            (Self::Maybe, _) | (_, Self::Maybe) => Self::Maybe,
+            (Self::No, Self::No) => Self::No,
+        }
+    }
+}
+
 /// Why a guest's request brought no response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SendError {

@@ -452,6 +452,9 @@ pub struct RequestRule {
     /// a request that the action must declare too.
     #[serde(default, skip_serializing_if = "is_no")]
     pub redirects: bool,
+    /// Whether the host leaves it at one attempt, where it would try again by itself (`keyward_egress`).
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub once: bool,
 }
 
 /// What happens when an action is called twice with the same input.

@@ -11,6 +11,7 @@
 //! | `requests[].path` | a template, see below | `/repos/{owner}/{repo}/issues` |
 //! | `requests[].query` | names as they are when decoded, or `*` for any. `*` leaves out `access_token` and `_method`, which must be listed. The credential's own name may not be listed | `["page", "per_page"]` |
 //! | `requests[].redirects` | `true` or `false` (the default): whether the host follows redirects, see [`crate::redirect`] | `true` |
+//! | `requests[].once` | `true` or `false` (the default): whether the host never sends it again by itself | `true` |
 //! | `scopes` | sets of scope tokens (RFC 6749 section 3.3); one whole set must be granted | `[["repo"], ["public_repo"]]` |
 //!
 //! # Path templates

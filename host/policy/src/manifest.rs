@@ -135,6 +135,7 @@ pub(crate) struct Rule {
     pub(crate) template: PathTemplate,
     pub(crate) query: QueryNames,
     pub(crate) redirects: bool,
+    pub(crate) once: bool,
 }
 
 /// Reads the request rules of one action; those with a fault are left out of the result.
@@ -187,6 +188,7 @@ fn read_request(manifest: &Manifest, request: &RequestRule, at: &[&str], errors:
         template: template?,
         query: query?,
         redirects: request.redirects,
+        once: request.once,
     })
 }
 

@@ -3,7 +3,12 @@
 use std::ops::Range;
 
 use http::{HeaderMap, Method};
-use keyward_model::{TenantId, connection::ConnectionFacts, manifest::Placement, request::Body};
+use keyward_model::{
+    TenantId,
+    connection::ConnectionFacts,
+    manifest::{Idempotency, Placement},
+    request::Body,
+};
 use url::Url;
 
 /// A request that passed every rule of its action. It can be made by [`crate::ActionRules::authorize`]
@@ -44,6 +49,10 @@ pub struct PermitParts {
     pub redirects: bool,
     /// Whether the manifest means a private network, so that the operator's exceptions hold.
     pub private: bool,
+    /// Whether the host sends it once only.
+    pub once: bool,
+    /// What a second call of its action does.
+    pub idempotency: Idempotency,
 }
 
 impl Permit {
@@ -79,6 +88,21 @@ impl Permit {
     /// Whether the answer's redirects are followed.
     pub fn redirects(&self) -> bool {
         self.parts.redirects
+    }
+
+    /// Whether the host sends it once only.
+    pub fn once(&self) -> bool {
+        self.parts.once
+    }
+
+    /// What a second call of its action does.
+    pub fn idempotency(&self) -> Idempotency {
+        self.parts.idempotency
+    }
+
+    /// The guest's headers.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
     }
 
     /// Where the credential goes.

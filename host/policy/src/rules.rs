@@ -4,7 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 
 use keyward_model::{
     ActionName, ConnectionFacts, ConnectionState, ConnectorName, GuestRequest, Reason, Target, TenantId,
-    manifest::{self, Manifest, PATH_MARK, Placement},
+    manifest::{self, Idempotency, Manifest, PATH_MARK, Placement},
 };
 
 use crate::{
@@ -33,6 +33,7 @@ pub struct ActionRules {
     endpoints: BTreeMap<String, Endpoint>,
     rules: Vec<Rule>,
     scopes: Vec<Vec<String>>,
+    idempotency: Idempotency,
     operator: Operator,
 }
 
@@ -89,6 +90,7 @@ impl ActionRules {
             endpoints: endpoints.collect(),
             rules,
             scopes: declared.scopes.clone(),
+            idempotency: declared.idempotency,
             operator: operator.clone(),
         })
     }
@@ -164,6 +166,8 @@ impl ActionRules {
             scopes,
             redirects: rule.redirects,
             private: self.endpoints.get(candidate.endpoint).is_some_and(|endpoint| endpoint.private),
+            once: rule.once,
+            idempotency: self.idempotency,
         }))
     }
 

@@ -17,6 +17,7 @@ pub(crate) fn github() -> Manifest {
         path: path.into(),
         query: query.iter().map(|&name| name.into()).collect(),
         redirects: false,
+        once: false,
     };
     let action = |requests: Vec<RequestRule>, scopes: &[&[&str]]| Action {
         title: "An action".into(),

@@ -109,6 +109,7 @@ fn rules() -> ActionRules {
         path: path.into(),
         query: vec!["*".into()],
         redirects: false,
+        once: false,
     };
     let action = Action {
         title: "Act".to_owned(),

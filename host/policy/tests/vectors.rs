@@ -106,6 +106,7 @@ fn rule(method: &str, endpoint: &str, path: &str, query: &[String]) -> RequestRu
         path: path.into(),
         query: query.to_vec(),
         redirects: false,
+        once: false,
     }
 }
 

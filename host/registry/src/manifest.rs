@@ -299,6 +299,7 @@ fn request(node: &Node<'_, '_>, faults: &mut Faults) -> RequestRule {
     read.path = fields.required("path", faults, Node::text).unwrap_or_default();
     read.query = fields.optional("query", faults, Node::texts).unwrap_or_default();
     read.redirects = fields.optional("redirects", faults, Node::boolean).unwrap_or_default();
+    read.once = fields.optional("once", faults, Node::boolean).unwrap_or_default();
     fields.close(faults);
     read
 }

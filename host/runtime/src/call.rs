@@ -327,20 +327,11 @@ impl Delivery {
     fn settle(&mut self, request: Undelivered, sent: Sent) {
         if request.counts {
             self.open -= 1;
-            self.known = surer(self.known, sent);
+            self.known = self.known.surer(sent);
         }
     }
 
     fn so_far(&self) -> Sent {
-        if self.open > 0 { surer(self.known, Sent::Maybe) } else { self.known }
-    }
-}
-
-/// The one of two that says more about delivery.
-fn surer(one: Sent, other: Sent) -> Sent {
-    match (one, other) {
-        (Sent::Yes, _) | (_, Sent::Yes) => Sent::Yes,
-        (Sent::Maybe, _) | (_, Sent::Maybe) => Sent::Maybe,
-        (Sent::No, Sent::No) => Sent::No,
+        if self.open > 0 { self.known.surer(Sent::Maybe) } else { self.known }
     }
 }

@@ -118,9 +118,11 @@ impl Vault {
 }
 
 impl CredentialedRequest {
-    /// How often it has gone out. It is shared, so that it can be read while the request is on its way, and after.
-    pub fn sends(&self) -> Arc<AtomicU32> {
-        Arc::clone(&self.outgoing.sends)
+    /// The same; how often it goes out is added to `sends`, so that it can be read while the request is on its way, and
+    /// after.
+    pub fn counting(mut self, sends: &Arc<AtomicU32>) -> Self {
+        self.outgoing.sends = Arc::clone(sends);
+        self
     }
 
     /// Sends it over `wire` and takes every secret out of what comes back: head, body and errors.

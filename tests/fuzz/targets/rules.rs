@@ -13,6 +13,7 @@ pub fn rules() -> ActionRules {
         path: path.into(),
         query: vec!["*".into()],
         redirects: true,
+        once: false,
     };
     let requests =
         [("api", "/"), ("api", "/public/{rest+}"), ("api", "/{a}/x{b}:go"), ("api", "/a/{b%2F}/c"), ("files", "/**")];

@@ -13,11 +13,12 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use keyward_model::{
     Body, CallId, CallMemory, ConnectionId, Digest, Principal, PrincipalKind, Target,
-    manifest::{Action, Endpoint, Limits, Manifest, Placement, RequestRule},
+    manifest::{Action, Endpoint, Idempotency, Limits, Manifest, Placement, RequestRule},
 };
 use keyward_policy::NetworkExceptions;
 use keyward_vault::{Catalogue, NewConnection, RootKeySource, Secret, StaticCredential, VaultOptions};
 use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
     sync::{Notify, mpsc},
 };
@@ -58,6 +59,7 @@ impl RuleSource for Rules {
 /// A gate over a vault with one connection, whose token is [`TOKEN`], to a server on loopback.
 struct World {
     gate: Arc<Gate>,
+    network: NetworkExceptions,
     ctx: CallContext,
     records: Arc<Records>,
     written: mpsc::UnboundedReceiver<AuditRecord>,
@@ -70,6 +72,7 @@ fn manifest() -> Manifest {
         path: path.into(),
         query: Vec::new(),
         redirects: path.starts_with("/moved"),
+        once: false,
     };
     let action = Action {
         title: "Act".into(),
@@ -168,7 +171,7 @@ impl World {
             deadline: Instant::now() + Duration::from_millis(Limits::default().wall_ms),
             refusals: Default::default(),
         };
-        Self { gate: Arc::new(gate), ctx, records, written }
+        Self { gate: Arc::new(gate), network, ctx, records, written }
     }
 
     async fn send(&self, method: Method, path: &str) -> Result<GuestResponse, SendError> {
@@ -571,7 +574,7 @@ async fn request_that_fails_on_the_way_is_on_record() {
     let error = world.send(Method::GET, "/items/1").await.unwrap_err();
     assert_eq!((error.reason, error.sent), (Reason::Unreachable, Sent::No));
     let records = world.recorded();
-    sent("GET", server, "/items/{id}", None, (Sent::No, 1), &records[0].0);
+    sent("GET", server, "/items/{id}", None, (Sent::No, 3), &records[0].0);
     assert_eq!(records[0].1, Some(Reason::Unreachable));
 }
 
@@ -733,6 +736,142 @@ async fn body_beyond_the_budget_is_not_sent() {
     assert_eq!((error.reason, error.sent), (Reason::TransferLimit, Sent::Maybe));
     assert_eq!(error.kind, SendErrorKind::RateLimited { retry_after: None });
     assert!(hits.load(Ordering::SeqCst) <= 2);
+}
+
+/// A server that answers so, one after another and then for ever with the last; `None` closes the connection.
+async fn scripted(answers: &'static [Option<(u16, &'static str)>]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let hits = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let counted = hits.clone();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let hit = counted.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if stream.read_buf(&mut request).await.unwrap() == 0 {
+                        return;
+                    }
+                }
+                if let Some((status, headers)) = answers[hit.min(answers.len() - 1)] {
+                    let head =
+                        format!("HTTP/1.1 {status} x\r\n{headers}content-length: 2\r\nconnection: close\r\n\r\n");
+                    stream.write_all(format!("{head}{hit:02}").as_bytes()).await.unwrap();
+                }
+            });
+        }
+    });
+    (address, hits)
+}
+
+impl World {
+    /// The same for an action that says so of itself.
+    fn idempotent(mut self, idempotency: Idempotency, change: impl Fn(&mut RequestRule)) -> Self {
+        let mut manifest = manifest();
+        let (name, action) = manifest.actions.pop_first().unwrap();
+        let mut action = Action { idempotency, ..action };
+        action.requests.iter_mut().for_each(change);
+        manifest.actions.insert(name.clone(), action);
+        let network = self.network.clone();
+        let rules = ActionRules::compile(&manifest, &name, &network.into()).unwrap();
+        let gate = self.gate.parts();
+        self.gate = Arc::new(Gate { rules: Arc::new(Rules(Some(Arc::new(rules)))), ..gate });
+        self
+    }
+}
+
+#[tokio::test]
+async fn safe_request_is_sent_again_and_the_last_answer_is_the_guests() {
+    const BUSY: Option<(u16, &str)> = Some((503, ""));
+    for (answers, status, sends) in [
+        (&[BUSY, Some((502, "")), Some((200, ""))][..], 200, 3),
+        (&[Some((504, "")), Some((404, "")), Some((200, ""))], 404, 2),
+        (&[None, Some((200, ""))], 200, 2),
+        (&[BUSY, BUSY, BUSY, Some((200, ""))], 503, 3),
+        (&[Some((500, "")), Some((200, ""))], 500, 1),
+        // Waiting would take longer than the call.
+        (&[Some((503, "retry-after: 600\r\n")), Some((200, ""))], 503, 1),
+        (&[Some((503, "retry-after: 0\r\n")), Some((200, ""))], 200, 2),
+    ] {
+        let (server, hits) = scripted(answers).await;
+        let mut world = World::new(server).await;
+        let response = world.send(Method::GET, "/items/1").await.unwrap();
+        assert_eq!(response.status, status, "{answers:?}");
+        assert_eq!(whole(response).await.unwrap(), format!("{:02}", sends - 1), "{answers:?}");
+        // One record, as for a request that is sent anew with a fresh token.
+        let records = world.recorded();
+        assert_eq!(records.len(), 1, "{answers:?} {records:?}");
+        sent("GET", server, "/items/{id}", Some(status), (Sent::Yes, sends), &records[0].0);
+        assert_eq!(hits.load(Ordering::SeqCst), sends as usize, "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn error_tells_what_may_have_arrived_in_any_attempt() {
+    for (answers, sent_at_last) in [(&[None][..], Sent::Maybe), (&[Some((503, "")), None], Sent::Yes)] {
+        let (server, hits) = scripted(answers).await;
+        let mut world = World::new(server).await;
+        let error = world.send(Method::GET, "/items/1").await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (Reason::Unreachable, sent_at_last));
+        sent("GET", server, "/items/{id}", None, (sent_at_last, 3), &world.recorded()[0].0);
+        assert_eq!(hits.load(Ordering::SeqCst), 3);
+    }
+}
+
+#[tokio::test]
+async fn request_that_may_do_it_twice_is_sent_once() {
+    let key = ("Idempotency-Key".to_owned(), b"k".to_vec());
+    let post = |headers: &[(String, Vec<u8>)]| {
+        let body = Body::Bytes("text".into());
+        GuestRequest { headers: headers.to_vec(), body, ..request(Method::POST, "/items") }
+    };
+    for (idempotency, headers, once, hits_expected) in [
+        (Idempotency::None, &[][..], false, 1),
+        (Idempotency::None, std::slice::from_ref(&key), false, 1),
+        (Idempotency::Key, &[], false, 1),
+        (Idempotency::Key, std::slice::from_ref(&key), false, 2),
+        (Idempotency::Idempotent, &[], false, 2),
+        (Idempotency::Safe, &[], false, 2),
+        (Idempotency::Idempotent, &[], true, 1),
+    ] {
+        let (server, hits) = scripted(&[Some((503, "")), Some((502, "")), Some((200, ""))]).await;
+        let mut world = World::new(server).await.idempotent(idempotency, |rule| rule.once = once);
+        let response = world.gate.send(&world.ctx, post(headers)).await.unwrap();
+        // What a gateway says tells nothing of what became of it, so that it is not sent again after that.
+        assert_eq!(response.status, if hits_expected == 1 { 503 } else { 502 }, "{idempotency:?}");
+        assert_eq!(hits.load(Ordering::SeqCst), hits_expected, "{idempotency:?} {headers:?}");
+        let records = world.recorded();
+        assert_eq!(records.len(), 2, "one before and one after: {records:?}");
+    }
+    // A body that can be read once is sent once.
+    let (server, hits) = scripted(&[Some((503, "")), Some((200, ""))]).await;
+    let world = World::new(server).await.idempotent(Idempotency::Idempotent, |_| {});
+    let chunks = Box::pin(stream::iter([Ok(Bytes::from("text"))]));
+    let streamed = GuestRequest { body: Body::Stream { length: Some(4), chunks }, ..post(&[]) };
+    assert_eq!(world.gate.send(&world.ctx, streamed).await.unwrap().status, 503);
+    assert_eq!(hits.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn server_that_is_not_there_is_tried_again() {
+    let server = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    for (method, idempotency, sends) in [
+        (Method::GET, Idempotency::None, 3),
+        (Method::POST, Idempotency::None, 1),
+        (Method::POST, Idempotency::Idempotent, 3),
+    ] {
+        let mut world = World::new(server).await.idempotent(idempotency, |_| {});
+        let path = if method == Method::GET { "/items/1" } else { "/items" };
+        let error = world.send(method, path).await.unwrap_err();
+        assert_eq!((error.reason, error.sent), (Reason::Unreachable, Sent::No));
+        let last = world.recorded().pop().unwrap().0;
+        assert!(matches!(last, AuditEvent::RequestSent { sends: counted, .. } if counted == sends), "{last:?}");
+    }
 }
 
 impl Gate {

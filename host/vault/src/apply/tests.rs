@@ -101,6 +101,7 @@ fn rules(provider: &str, placements: impl IntoIterator<Item = Placement>, scopes
         path: path.to_owned(),
         query: vec!["page".to_owned()],
         redirects: false,
+        once: false,
     };
     let action = Action {
         title: "Get".to_owned(),
