@@ -179,6 +179,22 @@ fn the_habits_of_python_do_no_harm(there: &Connector<'_>, echo: &EchoServer) -> 
         let document = habit(there, echo, name, path, count)?.success().json();
         assert_eq!(document["output"]["result"], result, "{name}: {document}");
     }
+
+    // Without the guest's time-out it would end with the host's, after half of the call's minute.
+    let document = habit(there, echo, "impatience", "/slow", 1)?.success().json();
+    assert_eq!(document["output"]["result"], true, "{document}");
+    assert!(document["stats"]["wall_us"].as_u64().is_some_and(|us| us < 20_000_000), "{document}");
+
+    let document = habit(there, echo, "form", "/echo/json", 1)?.success().json();
+    assert_eq!(document["output"]["result"], "OK", "{document}");
+    let form = echo.received().pop().unwrap();
+    for (name, value) in [
+        ("content-type", "application/x-www-form-urlencoded"),
+        ("user-agent", "keyward-connector"),
+        ("content-length", "3"),
+    ] {
+        assert!(form.headers.contains(&(name.to_owned(), value.to_owned())), "{name}: {form:?}");
+    }
     Ok(())
 }
 

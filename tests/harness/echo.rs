@@ -1,7 +1,10 @@
 //! A server that gives back whatever it was sent, in every encoding that a server plausibly produces: what a guest
 //! would use to read the credential.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use anyhow::Result;
 use axum::{
@@ -47,7 +50,8 @@ impl EchoServer {
     /// - `/chunks/<size>` answers with them verbatim in chunks of `size` bytes;
     /// - `/part/<number>/<encoding>` answers with one half (1 or 2) of the token in that encoding;
     /// - `/header` puts the `authorization` header's value into headers of the response;
-    /// - `/redirect?to=<url>` redirects with 302, `/moved?to=<url>` with 307; `/status/<code>` answers with that status; `/bytes/<count>` with that many.
+    /// - `/redirect?to=<url>` redirects with 302, `/moved?to=<url>` with 307; `/status/<code>` answers with that status; `/bytes/<count>` with that many;
+    ///   `/slow` answers after 40 s.
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -214,6 +218,10 @@ async fn answer(State(received): State<Arc<Mutex<Vec<Received>>>>, request: Requ
                 Some(to) => (status, [("location", to)]).into_response(),
                 None => StatusCode::BAD_REQUEST.into_response(),
             }
+        }
+        ["slow"] => {
+            tokio::time::sleep(Duration::from_secs(40)).await;
+            "late".into_response()
         }
         ["status", code] => code
             .parse::<u16>()

@@ -114,7 +114,25 @@ def rounds(url, count):
     return total
 
 
-HABITS = {"status": status, "refusal": refusal, "part": part, "rounds": rounds}
+def impatience(url, count):
+    try:
+        urlopen(url, timeout=0.5)
+    except URLError as error:
+        return isinstance(error.reason, TimeoutError)
+
+
+def form(url, count):
+    return urlopen(Request(url, data=b"a=1")).reason
+
+
+HABITS = {
+    "status": status,
+    "refusal": refusal,
+    "part": part,
+    "rounds": rounds,
+    "impatience": impatience,
+    "form": form,
+}
 
 
 def habit(input):

@@ -6,6 +6,7 @@
 import io
 import weakref
 from email.message import Message
+from http.client import responses
 from urllib import request, response
 from urllib.error import URLError
 
@@ -31,6 +32,18 @@ WRITE = 4096
 class WasiHandler(request.BaseHandler):
     """Opens URLs."""
 
+    def prepare(self, req):
+        """Adds the headers that `urllib` adds, but for those that belong to the host."""
+        added = list(self.parent.addheaders)
+        if req.data is not None:
+            added.append(("Content-type", "application/x-www-form-urlencoded"))
+        for name, value in added:
+            if not req.has_header(name.capitalize()):
+                req.add_unredirected_header(name.capitalize(), value)
+        return req
+
+    http_request = https_request = prepare
+
     def http_open(self, req):
         return send(req)
 
@@ -39,9 +52,10 @@ class WasiHandler(request.BaseHandler):
 
 
 def send(req):
+    data = b"" if req.data is None else req.data if isinstance(req.data, bytes) else b"".join(req.data)
     headers = [(name, value.encode("latin-1")) for name, value in req.header_items()]
     if req.data is not None:
-        headers.append(("content-length", str(len(req.data)).encode()))
+        headers.append(("content-length", str(len(data)).encode()))
     try:
         outgoing = types.OutgoingRequest(types.Fields.from_list(headers))
         method = req.get_method()
@@ -50,11 +64,22 @@ def send(req):
         outgoing.set_authority(req.host)
         outgoing.set_path_with_query(req.selector)
         body = outgoing.body()
-        future = outgoing_handler.handle(outgoing, None)
-        write(body, req.data or b"")
+        future = outgoing_handler.handle(outgoing, options(req.timeout))
+        write(body, data)
         return arrived(req, future)
     except Err as error:
-        raise URLError(type(error.value).__name__) from error
+        late = isinstance(error.value, types.ErrorCode_ConnectionTimeout)
+        raise URLError(TimeoutError("timed out") if late else type(error.value).__name__) from error
+
+
+def options(timeout):
+    """How long one silence of the server may last; without a time-out it is the host who says so."""
+    options = types.RequestOptions()
+    if isinstance(timeout, (int, float)):
+        nanoseconds = int(timeout * 1_000_000_000)
+        options.set_first_byte_timeout(nanoseconds)
+        options.set_between_bytes_timeout(nanoseconds)
+    return options
 
 
 def write(body, data):
@@ -77,7 +102,7 @@ def arrived(req, future):
             headers[name] = value.decode("latin-1")
     status = incoming.status()
     result = response.addinfourl(io.BufferedReader(Body(incoming)), headers, req.full_url, status)
-    result.msg = ""
+    result.msg = result.reason = responses.get(status, "")
     return result
 
 
