@@ -55,6 +55,8 @@ async fn the_trail_checks_and_an_export_checks_without_this_program() -> Result<
     // The rest of it, and as events for others.
     let after = (all.len() - 1).to_string();
     assert_eq!(lines(&keyward.run(["audit", "export", "--after", &after])?.success().stdout).len(), 1);
+    // No record has such a number.
+    keyward.run(["audit", "export", "--after", &u64::MAX.to_string()])?.failure(2);
     let events =
         lines(&keyward.run(["audit", "export", "--format", "ocsf", "--action", "any-request"])?.success().stdout);
     let denied: Vec<_> = events.iter().filter(|event| event["action"] == "Denied").collect();

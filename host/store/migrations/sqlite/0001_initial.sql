@@ -152,7 +152,6 @@ CREATE TABLE run_entries (
 -- the number and the record, so that nothing can be changed, left out or put in between without a trace.
 
 CREATE TABLE audit_records (
-    sequence INTEGER NOT NULL PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
     tenant TEXT NOT NULL,
     principal_kind TEXT NOT NULL,
@@ -169,8 +168,8 @@ CREATE TABLE audit_records (
 ) STRICT;
 
 CREATE UNIQUE INDEX audit_records_by_tenant ON audit_records (tenant, number);
-CREATE INDEX audit_records_by_run ON audit_records (run, sequence) WHERE run IS NOT NULL;
-CREATE INDEX audit_records_by_connection ON audit_records (connection, sequence) WHERE connection IS NOT NULL;
+CREATE INDEX audit_records_by_run ON audit_records (run, number) WHERE run IS NOT NULL;
+CREATE INDEX audit_records_by_connection ON audit_records (connection, number) WHERE connection IS NOT NULL;
 
 CREATE TRIGGER audit_records_are_not_changed BEFORE UPDATE ON audit_records
 BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
@@ -180,5 +179,5 @@ BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;
 
 -- INSERT OR REPLACE removes the row that it replaces without asking the trigger above.
 CREATE TRIGGER audit_records_are_not_replaced BEFORE INSERT ON audit_records
-WHEN EXISTS (SELECT 1 FROM audit_records WHERE sequence = NEW.sequence OR id = NEW.id)
+WHEN EXISTS (SELECT 1 FROM audit_records WHERE id = NEW.id OR (tenant = NEW.tenant AND number = NEW.number))
 BEGIN SELECT RAISE(ABORT, 'the audit trail is append-only'); END;

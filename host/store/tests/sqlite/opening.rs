@@ -202,6 +202,8 @@ async fn nobody_changes_or_removes_an_audit_record() {
         "UPDATE audit_records SET record = '{}'",
         "DELETE FROM audit_records",
         "INSERT OR REPLACE INTO audit_records SELECT * FROM audit_records",
+        "INSERT OR REPLACE INTO audit_records (id, tenant, principal_kind, principal_id, at, denied, record, number, digest)
+         SELECT 'another', tenant, principal_kind, principal_id, at, denied, record, number, digest FROM audit_records",
         "PRAGMA foreign_keys = OFF; UPDATE audit_records SET tenant = 'other'",
     ] {
         let error = execute(&path, sql).await.unwrap_err().to_string();

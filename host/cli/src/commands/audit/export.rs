@@ -1,6 +1,6 @@
 //! `keyward audit export`: the trail for other programs.
 
-use clap::{Args, ValueEnum};
+use clap::{Args, ValueEnum, value_parser};
 use keyward_model::{AuditRecord, audit::ocsf};
 use keyward_store::StoredRecord;
 
@@ -18,7 +18,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_enum, default_value_t = Format::Records)]
     format: Format,
     /// Only records after the one with this number, where the export before ended
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = value_parser!(u64).range(..=i64::MAX as u64))]
     after: u64,
     #[command(flatten)]
     filter: Filter,
