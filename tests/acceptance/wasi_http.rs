@@ -121,6 +121,10 @@ async fn a_body_arrives_whole_or_as_a_broken_one() -> Result<()> {
         let outcome = upload(bytes, declared, end)?;
         assert!(end == "panic" || !outcome.json()["output"]["error"].is_null(), "{end}: {}", outcome.stdout);
     }
+    // Trailers of a short body are seen before anything is sent.
+    let refused = upload(10, None, "trailers")?.success().json();
+    assert_eq!(refused["output"]["error"], "ErrorCode::HttpRequestDenied", "{refused}");
+    assert_eq!(refusals(&keyward)?, ["header-forbidden"]);
     // The body's writer goes with the call while its reader may still be at work.
     for _ in 0..20 {
         upload(200_000, None, "return")?.success();

@@ -20,6 +20,7 @@
 //! Absent: trailers, in both directions, and requests that come in.
 
 use std::{
+    future::ready,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -264,6 +265,7 @@ fn code(error: &SendError) -> Error {
 /// The request as the way out takes it. A body is awaited until its end where it is not long: an empty one is none, and
 /// one that is whole can be sent again.
 async fn guest_request(parts: &Parts, upload: Upload) -> Result<GuestRequest, SendError> {
+    let mut announced = Vec::new();
     // The length is the body's, and `wasmtime_wasi_http` holds the guest to it; as a header it would be refused.
     let length = parts.headers.get(header::CONTENT_LENGTH);
     let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -271,7 +273,15 @@ async fn guest_request(parts: &Parts, upload: Upload) -> Result<GuestRequest, Se
         Some(0) => Body::Empty,
         _ => {
             let body = Body::Stream { length, chunks: upload.chunks() };
-            body.gathered(MAX_WHOLE).await.map_err(|error| error.sent(Sent::No))?
+            match body.gathered(MAX_WHOLE).await {
+                Ok(body) => body,
+                // The way out refuses a request that announces trailers, and has that on record.
+                Err(error) if error.reason == Reason::HeaderForbidden => {
+                    announced.push((header::TRAILER.as_str().to_owned(), Vec::new()));
+                    Body::Stream { length, chunks: Box::pin(stream::once(ready(Err(error)))) }
+                }
+                Err(error) => return Err(error.sent(Sent::No)),
+            }
         }
     };
     let headers = parts.headers.iter().filter(|(name, _)| *name != header::CONTENT_LENGTH);
@@ -279,7 +289,10 @@ async fn guest_request(parts: &Parts, upload: Upload) -> Result<GuestRequest, Se
         method: parts.method.as_str().to_owned(),
         target: Target::Url(parts.uri.to_string()),
         query: Vec::new(),
-        headers: headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect(),
+        headers: headers
+            .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+            .chain(announced)
+            .collect(),
         body,
     })
 }
