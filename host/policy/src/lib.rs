@@ -41,7 +41,7 @@ pub use network::{HostPort, NetworkExceptions, PrivateException};
 pub use operator::{Operator, OperatorPolicy, PolicyHost};
 pub use path::CanonicalPath;
 pub use permit::{Permit, PermitParts};
-pub use placement::signs;
+pub use placement::{is_s3, signs};
 pub use rules::ActionRules;
 pub use target::check_endpoint_url;
 pub use template::PathTemplate;

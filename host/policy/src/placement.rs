@@ -227,7 +227,13 @@ pub fn signs(placement: &Placement) -> bool {
 
 /// Whether the bytes of the body are needed to place it.
 pub(crate) fn reads_body(placement: &Placement) -> bool {
-    templates(placement).iter().any(ValueTemplate::reads_body)
+    matches!(placement, Placement::AwsSigv4 { service, .. } if !is_s3(service))
+        || templates(placement).iter().any(ValueTemplate::reads_body)
+}
+
+/// Whether the service of AWS is one of S3's: they take a body whose digest is not signed, and paths as they are.
+pub fn is_s3(service: &str) -> bool {
+    matches!(service, "s3" | "s3express" | "s3-outposts" | "s3-object-lambda")
 }
 
 /// A word of a credential's scope in AWS Signature Version 4.

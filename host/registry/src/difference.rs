@@ -264,10 +264,10 @@ fn jwt_text(jwt: &Jwt) -> String {
         .claims
         .iter()
         .map(|(name, claim)| match claim {
-            Claim::Text(text) => format!("{name} {text:?}"),
-            Claim::Number(number) => format!("{name} {number}"),
-            Claim::Flag(flag) => format!("{name} {flag}"),
-            Claim::Texts(texts) => format!("{name} {texts:?}"),
+            Claim::Text(text) => format!("{name:?} {text:?}"),
+            Claim::Number(number) => format!("{name:?} {number}"),
+            Claim::Flag(flag) => format!("{name:?} {flag}"),
+            Claim::Texts(texts) => format!("{name:?} {texts:?}"),
         })
         .collect();
     if !claims.is_empty() {

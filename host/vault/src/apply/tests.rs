@@ -538,8 +538,8 @@ async fn challenge_is_answered_once_and_later_requests_answer_it_beforehand() {
     let (facts, rules) = digest_connection(&world, false).await;
     let permit = |body| permit_of(&rules, &facts, "POST", body);
     let api = Api::answering([challenge("a", ""), status(200), status(200), status(200)]);
-    let first = world.vault.apply(permit(Body::Bytes("body".into())), LIMITS).await.unwrap();
-    let sends = first.sends();
+    let sends = Arc::new(AtomicU32::new(0));
+    let first = world.vault.apply(permit(Body::Bytes("body".into())), LIMITS).await.unwrap().counting(&sends);
     assert_eq!(first.send(&api, &CallSecrets::default()).await.unwrap().response.status, 200);
     assert_eq!(sends.load(Ordering::Relaxed), 2);
     send_digest(&world, permit(Body::Empty), &api).await.unwrap();
