@@ -15,5 +15,6 @@ mod policy;
 mod sandbox;
 mod signatures;
 mod spine;
+mod telemetry;
 mod tidy;
 mod wasi_http;

@@ -15,12 +15,16 @@ use serde_json::Value;
 const EDGES: &[(&str, &[&str])] = &[
     ("keyward-model", &[]),
     ("keyward-policy", &["keyward-model"]),
-    ("keyward-vault", &["keyward-model", "keyward-policy"]),
-    ("keyward-egress", &["keyward-model", "keyward-policy", "keyward-vault"]),
-    ("keyward-runtime", &["keyward-model"]),
+    ("keyward-telemetry", &["keyward-model", "keyward-policy"]),
+    ("keyward-vault", &["keyward-model", "keyward-policy", "keyward-telemetry"]),
+    ("keyward-egress", &["keyward-model", "keyward-policy", "keyward-telemetry", "keyward-vault"]),
+    ("keyward-runtime", &["keyward-model", "keyward-telemetry"]),
     ("keyward-registry", &["keyward-model", "keyward-policy"]),
-    ("keyward-flow", &["keyward-model"]),
-    ("keyward-store", &["keyward-egress", "keyward-flow", "keyward-model", "keyward-registry", "keyward-vault"]),
+    ("keyward-flow", &["keyward-model", "keyward-telemetry"]),
+    (
+        "keyward-store",
+        &["keyward-egress", "keyward-flow", "keyward-model", "keyward-registry", "keyward-telemetry", "keyward-vault"],
+    ),
     (
         "keyward-cli",
         &[
@@ -31,6 +35,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "keyward-registry",
             "keyward-runtime",
             "keyward-store",
+            "keyward-telemetry",
             "keyward-vault",
         ],
     ),
@@ -127,6 +132,8 @@ const FENCES: &[(&str, &str)] = &[
     ("hyper", "keyward-egress"),
     ("sqlx", "keyward-store"),
     ("libsqlite3-sys", "keyward-store"),
+    ("opentelemetry-otlp", "keyward-cli"),
+    ("tracing-opentelemetry", "keyward-cli"),
     ("wasmtime", "keyward-runtime"),
     ("wasmtime-wasi", "keyward-runtime"),
     ("wasmtime-wasi-http", "keyward-runtime"),

@@ -3,6 +3,7 @@
 
 pub mod apache;
 pub mod authorization_server;
+pub mod collector;
 pub mod echo;
 pub mod github;
 pub mod keyward;
@@ -11,6 +12,7 @@ pub mod process;
 
 pub use apache::Apache;
 pub use authorization_server::AuthorizationServer;
+pub use collector::Collector;
 pub use echo::EchoServer;
 pub use github::GithubApi;
 pub use keyward::{Keyward, Outcome};

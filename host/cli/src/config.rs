@@ -2,6 +2,7 @@
 
 use std::{
     env, fmt, io,
+    net::SocketAddr,
     num::NonZeroU32,
     path::{Component, Path, PathBuf},
     str::FromStr,
@@ -12,6 +13,7 @@ use keyward_egress::{Budget, BudgetConfig};
 use keyward_model::{Rate, manifest::Limits};
 use keyward_policy::{HostPort, NetworkExceptions, PolicyHost, PrivateException};
 use serde::{Deserialize, Deserializer, de::Error as _};
+use url::Url;
 
 use crate::{
     arguments::Globals,
@@ -40,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) max_concurrent_calls: u32,
     /// What is logged.
     pub(crate) log: String,
+    /// To whom it is told what is done.
+    pub(crate) telemetry: TelemetryTable,
 }
 
 /// Where the root key comes from.
@@ -121,6 +125,10 @@ impl fmt::Display for KeySource {
 ///
 /// [limits.connector]                  # the same keys: of one connector, over all of its connections
 /// in_flight = 500
+///
+/// [telemetry]                         # see docs/telemetry.md
+/// otlp = "http://127.0.0.1:4318"      # an OpenTelemetry collector: OTLP over HTTP
+/// prometheus = "127.0.0.1:9464"       # where metrics can be read while the command runs
 /// ```
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -129,6 +137,54 @@ struct File {
     vault: VaultTable,
     network: NetworkTable,
     limits: LimitsTable,
+    telemetry: TelemetryTable,
+}
+
+/// To whom it is told what is done. Nobody, where it is empty; the environment has no say in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct TelemetryTable {
+    /// The collector that traces and metrics are sent to.
+    pub(crate) otlp: Option<CollectorUrl>,
+    /// Where metrics can be read.
+    pub(crate) prometheus: Option<SocketAddr>,
+}
+
+/// Where a collector is: `http` or `https`, without user information, query or fragment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct CollectorUrl(String);
+
+impl TryFrom<String> for CollectorUrl {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let is_plain = |url: &Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.query().is_none()
+                && url.fragment().is_none()
+        };
+        match text.parse::<Url>() {
+            Ok(url) if is_plain(&url) => Ok(Self(url.as_str().trim_end_matches('/').to_owned())),
+            _ => {
+                Err(format!("{text:?} is not the URL of a collector: write 'http://host:port' or 'https://host:port'"))
+            }
+        }
+    }
+}
+
+impl CollectorUrl {
+    /// Where one kind of telemetry goes, for example `v1/traces`.
+    pub(crate) fn signal(&self, path: &str) -> String {
+        format!("{}/{path}", self.0)
+    }
+}
+
+impl fmt::Display for CollectorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -303,6 +359,7 @@ impl Config {
                 max_pause: limits.max_pause_s.map_or(budgets.max_pause, |s| Duration::from_secs(s.into())),
             },
             max_concurrent_calls: limits.concurrent_calls.unwrap_or(64).max(1),
+            telemetry: parsed.telemetry,
             log: globals.log.clone().or(parsed.log).unwrap_or_else(|| "warn".to_owned()),
             data_dir,
             file,
@@ -649,6 +706,7 @@ mod tests {
             "[limits.connection]\nrate = 10\n",
             "[limits.connector]\nrate = \"10/w\"\n",
             "[limits.connector]\nmax_pause_s = 1\n",
+            "[telemetry]\notlp = \"http://user@host\"\n",
             "=\n",
         ] {
             let failure = resolve(text, Globals::default(), &[HOME]).unwrap_err();

@@ -24,17 +24,27 @@ mod sdk;
 mod secrets;
 mod signals;
 mod suggest;
+mod telemetry;
 mod toolchain;
 
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
+use tokio::runtime::Handle;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, LevelFilter, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use crate::{
     arguments::Cli,
     commands::Context,
+    config::TelemetryTable,
     failure::{Exit, Failure},
     output::Output,
+    telemetry::Telemetry,
 };
 
 fn main() -> ExitCode {
@@ -71,39 +81,42 @@ fn start(context: &Context, command: arguments::Command) -> Result<(), Failure> 
     })?;
     signals::listen()
         .map_err(|error| Failure::new(Exit::Environment, "no-signals", "cannot listen for signals").because(&error))?;
-    log(context)?;
+    let telemetry = log(context, runtime.handle())?;
     let done = runtime.block_on(async {
         tokio::select! {
             done = commands::run(context, command) => done,
             () = signals::interrupted_untaken() => Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted")),
         }
     });
+    telemetry.flush();
     // A blocking read of standard input must not keep the process after its work is done.
     runtime.shutdown_background();
     done
 }
 
-/// Starts logging to standard error.
-fn log(context: &Context) -> Result<(), Failure> {
+/// Starts logging to standard error, and telling those who watch.
+fn log(context: &Context, runtime: &Handle) -> Result<Telemetry, Failure> {
     // Commands that need no configuration work where it is missing or broken; its log level then does not count.
-    let filter = context
-        .config()
-        .map_or_else(|_| context.globals.log.clone().unwrap_or_else(|| "warn".to_owned()), |config| config.log);
-    let filter = tracing_subscriber::EnvFilter::try_new(&filter).map_err(|error| {
+    let (filter, watchers) = context.config().map_or_else(
+        |_| (context.globals.log.clone().unwrap_or_else(|| "warn".to_owned()), TelemetryTable::default()),
+        |config| (config.log, config.telemetry),
+    );
+    let filter = EnvFilter::try_new(&filter).map_err(|error| {
         Failure::new(Exit::Usage, "log-filter-invalid", format!("{filter:?} is not a log filter"))
             .because(&error)
             .hint("write a level (error, warn, info, debug, trace) or 'target=level' with commas")
     })?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(output::colour_on_stderr());
-    if context.output.is_json() {
-        log.json().init()
-    } else {
-        log.init()
+    let telemetry = Telemetry::start(&watchers, runtime);
+    let text = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(output::colour_on_stderr());
+    let text = if context.output.is_json() { text.json().boxed() } else { text.boxed() };
+    // The exporters tell of each attempt that failed; what counts is told once, at the end.
+    let quiet = filter_fn(|of| !of.target().starts_with("opentelemetry")).with_max_level_hint(LevelFilter::TRACE);
+    let text = text.with_filter(filter.and(quiet));
+    tracing_subscriber::registry().with(telemetry.layers()).with(text).init();
+    for fault in &telemetry.faults {
+        tracing::warn!("{fault}");
     }
-    Ok(())
+    Ok(telemetry)
 }
 
 /// Ends the process for a command line that asks for help or cannot be understood.

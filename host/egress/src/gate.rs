@@ -16,8 +16,10 @@ use keyward_model::{
     GuestResponse, Outbound, Reason, SendError, SendErrorKind, Sent, TenantId, manifest::Placement,
 };
 use keyward_policy::{ActionRules, Permit, printable_method, redirect::Journey};
+use keyward_telemetry::Request;
 use keyward_vault::{CallSecrets, CleanResponse, RedactionCount, Vault, WireLimits};
 use time::OffsetDateTime;
+use tracing::Instrument;
 use url::Url;
 
 use crate::{
@@ -181,7 +183,8 @@ struct Answer {
 impl Answer {
     /// It is not the last one, and nobody reads it. What it brought back of a secret is on record all the same.
     async fn dropped(self, trail: &Trail) -> Result<(), SendError> {
-        let watch = Watch { trail: trail.clone(), redactions: self.clean.redactions, over: false, _turns: self.turns };
+        let Self { clean: CleanResponse { redactions, .. }, turns } = self;
+        let watch = Watch { trail: trail.clone(), redactions, request: None, received: 0, over: false, _turns: turns };
         watch.finish().await
     }
 }
@@ -203,12 +206,14 @@ impl Gate {
     ) -> Result<(GuestResponse, Option<Onward>), SendError> {
         let ctx = &trail.ctx;
         let method = printable_method(&request.method);
+        let mut told = Request::begin(ctx, &request.method, length(&request.body));
         let share = self.budgets.share(ctx);
         let request = GuestRequest { body: share.outgoing(request.body), ..request };
         let copy = retry::copy(&request);
         let permit = match self.permit(ctx, request).await {
             Ok(permit) => permit,
             Err((error, host)) => {
+                told.failed(error.reason, 0);
                 if ctx.refusals.count(&error.kind) {
                     let event = AuditEvent::RequestDenied { method, host, path_template: None };
                     trail.write(event, Some(error.reason)).await?;
@@ -224,7 +229,12 @@ impl Gate {
             placements: permit.placements().to_vec(),
         });
         let mut departure = Departure::new(trail.clone(), &permit);
-        let outcome = self.persist(permit, copy, is_foreign, &departure, &share).await;
+        told.permitted(&permit);
+        let outcome = self.persist(permit, copy, is_foreign, &departure, &share).instrument(told.span()).await;
+        match &outcome {
+            Ok(answer) => told.answered(answer.clean.response.status, departure.sends()),
+            Err(error) => told.failed(error.reason, departure.sends()),
+        }
         let (event, sent, reason) = match &outcome {
             Ok(answer) => (departure.arrived(Some(answer.clean.response.status), Sent::Yes), Sent::Yes, None),
             Err(error) if is_refusal(error) => (departure.refused(), Sent::No, Some(error.reason)),
@@ -237,7 +247,8 @@ impl Gate {
             trail.write(event, reason).await.map_err(|error| error.sent(sent))?;
         }
         let Answer { clean: CleanResponse { response, redactions }, turns } = outcome?;
-        let watch = Watch { trail: trail.clone(), redactions, over: false, _turns: turns };
+        let watch =
+            Watch { trail: trail.clone(), redactions, request: Some(told), received: 0, over: false, _turns: turns };
         let body = watched(share.incoming(response.body), watch);
         Ok((GuestResponse { body, ..response }, onward))
     }
@@ -312,6 +323,15 @@ fn secrets(ctx: &CallContext) -> Result<&CallSecrets, SendError> {
     ctx.memory.keep().ok_or_else(|| {
         SendError::new(SendErrorKind::Other, Reason::Internal, "the call is remembered by another way out")
     })
+}
+
+/// The length of a body, where it is known.
+fn length(body: &Body) -> Option<u64> {
+    match body {
+        Body::Empty => Some(0),
+        Body::Bytes(bytes) => Some(bytes.len() as u64),
+        Body::Stream { length, .. } => *length,
+    }
 }
 
 /// The one place that an answer names.
@@ -431,6 +451,11 @@ impl Departure {
         self.left.get_or_init(Instant::now);
     }
 
+    /// How often it was given to the wire so far.
+    fn sends(&self) -> u32 {
+        self.sends.load(Ordering::Relaxed)
+    }
+
     /// It was refused after the rules had permitted it.
     fn refused(&mut self) -> AuditEvent {
         self.over = true;
@@ -444,7 +469,6 @@ impl Departure {
     fn arrived(&mut self, status: Option<u16>, sent: Sent) -> AuditEvent {
         self.over = true;
         let lasted = self.left.get().map_or(Duration::ZERO, Instant::elapsed);
-        let sends = self.sends.load(Ordering::Relaxed);
         AuditEvent::RequestSent {
             method: self.method.clone(),
             host: self.host.clone(),
@@ -452,7 +476,7 @@ impl Departure {
             scopes: self.scopes.clone(),
             status,
             sent,
-            sends,
+            sends: self.sends(),
             duration_ms: u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX),
         }
     }
@@ -473,6 +497,10 @@ impl Drop for Departure {
 struct Watch {
     trail: Trail,
     redactions: RedactionCount,
+    /// The span, where this is the answer that it ends with.
+    request: Option<Request>,
+    /// Bytes of the body so far.
+    received: u64,
     over: bool,
     _turns: Option<Turns>,
 }
@@ -481,6 +509,9 @@ impl Watch {
     fn event(&mut self) -> Option<AuditEvent> {
         self.over = true;
         let count = self.redactions.get();
+        if let Some(request) = &mut self.request {
+            request.received(self.received, count);
+        }
         (count > 0).then_some(AuditEvent::SecretRedacted { count, by: EchoedBy::Server })
     }
 
@@ -505,9 +536,12 @@ impl Drop for Watch {
 /// The same body; before its end is told, the watch finishes.
 fn watched(body: BodyStream, watch: Watch) -> BodyStream {
     Box::pin(stream::unfold(Some((body, watch)), |reading| async {
-        let (mut body, watch) = reading?;
+        let (mut body, mut watch) = reading?;
         match body.next().await {
-            Some(Ok(chunk)) => Some((Ok(chunk), Some((body, watch)))),
+            Some(Ok(chunk)) => {
+                watch.received += chunk.len() as u64;
+                Some((Ok(chunk), Some((body, watch))))
+            }
             end => match (watch.finish().await, end) {
                 (Err(error), _) | (Ok(()), Some(Err(error))) => Some((Err(error), None)),
                 (Ok(()), _) => None,

@@ -17,7 +17,7 @@ use keyward_model::{ActionCall, Diagnostic, Invoke, Principal, RunId, TenantId};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{Instrument, debug, warn};
 
 use crate::{
     dsl::{Flow, check},
@@ -201,12 +201,15 @@ impl Engine {
                 recording: AtomicBool::new(false),
             };
             let work = Work { engine: self, hold: &hold, stop };
-            let work = work.through(record, snapshot, last_sequence);
-            tokio::select! {
+            let watched = keyward_telemetry::run(&record.flow.to_string(), *run);
+            let work = work.through(record, snapshot, last_sequence).instrument(watched.span());
+            let result = tokio::select! {
                 biased;
                 lost = hold.keep() => Err(EngineError::Interrupted { run: *run, source: lost }),
                 result = work => result,
-            }
+            };
+            watched.ended(failure(&result));
+            result
         };
         if !matches!(&result, Err(EngineError::Interrupted { source: JournalError::Fenced(_), .. }))
             && let Err(error) = self.journal.release(run, lease).await
@@ -254,6 +257,15 @@ impl Engine {
         let started =
             Threads::start().map_err(|error| EngineError::Internal(format!("the system gives no thread: {error}")))?;
         Ok(threads.insert(started).clone())
+    }
+}
+
+/// How the work on a run ended, where it did not end well.
+fn failure(result: &Result<RunRecord, EngineError>) -> Option<&'static str> {
+    match result {
+        Ok(record) => (record.phase == RunPhase::Faulted).then_some("faulted"),
+        Err(EngineError::Stopped { .. }) => Some("stopped"),
+        Err(_) => Some("interrupted"),
     }
 }
 
@@ -438,6 +450,7 @@ impl Work<'_> {
     async fn invoke(&self, record: &RunRecord, invocation: Invocation) -> Input {
         let Invocation { step, attempt, action, connection, input, idempotency_key, deadline } = invocation;
         debug!(run = %record.id, %step, attempt, %action, "an action is invoked");
+        let watched = keyward_telemetry::step(&step, attempt);
         let call = ActionCall {
             tenant: record.tenant.clone(),
             principal: record.principal.clone(),
@@ -453,10 +466,17 @@ impl Work<'_> {
         };
         let ended = async {
             match self.engine.invoke.invoke(call).await {
-                Ok(outcome) => Input::Completed(Box::new(outcome)),
-                Err(error) => Input::Failed(Box::new(error)),
+                Ok(outcome) => {
+                    watched.ended(None);
+                    Input::Completed(Box::new(outcome))
+                }
+                Err(error) => {
+                    watched.ended(Some(error.reason.code()));
+                    Input::Failed(Box::new(error))
+                }
             }
         };
+        let ended = ended.instrument(watched.span());
         let Some(deadline) = deadline else { return ended.await };
         // To record the start may have taken long; what is too late is not begun.
         if deadline <= OffsetDateTime::now_utc() {

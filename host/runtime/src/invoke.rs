@@ -15,7 +15,7 @@ use keyward_model::{
     manifest::{LimitOverrides, Limits},
 };
 use tokio::{sync::Semaphore, time::timeout_at};
-use tracing::{Instrument, field, info_span};
+use tracing::Instrument;
 use wasmtime::{Engine, Store, UpdateDeadline};
 
 use crate::{
@@ -228,19 +228,9 @@ impl Invoke for Runtime {
             deadline: start,
             refusals: Arc::default(),
         };
-        // Neither input nor output nor anybody's words: a span is read by more people than a call is meant for.
-        let span = info_span!(
-            "call",
-            call = %context.call,
-            connector = %context.connector.name,
-            version = %context.connector.version,
-            action = context.action.as_str(),
-            outcome = field::Empty,
-            duration_us = field::Empty,
-        );
-        let result = self.call(call, resolved, context).instrument(span.clone()).await;
-        span.record("outcome", result.as_ref().map_or_else(|error| error.reason.code(), |_| "ok"));
-        span.record("duration_us", micros(start));
+        let watched = keyward_telemetry::call(&context);
+        let result = self.call(call, resolved, context).instrument(watched.span()).await;
+        watched.ended(result.as_ref().err().map(|error| error.reason.code()));
         result
     }
 }

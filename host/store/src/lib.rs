@@ -87,7 +87,10 @@ impl Store {
 
     /// Ends a transaction that has written.
     async fn commit(&self, tx: Transaction<'static, Sqlite>) -> Result<(), sqlx::Error> {
-        tx.commit().await?;
+        let watched = keyward_telemetry::commit();
+        let done = tx.commit().await;
+        watched.ended(done.is_err().then_some("store-failed"));
+        done?;
         self.try_to_forget().await;
         Ok(())
     }

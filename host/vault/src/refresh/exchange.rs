@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use keyward_model::{ConnectionFacts, ConnectionId, ConnectionState, Principal, Reason, Sent, TenantId};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use super::{Turn, Wanted};
@@ -70,7 +71,12 @@ impl Vault {
         let result = match turn.take_unsaved(self.tokens_print(&opened)) {
             // The last reply could not be stored. It is all that is left of the refresh token that was sent.
             Some(reply) => self.finish(opened, reply, false, None, turn).await,
-            None => self.exchange(opened, lease, turn).await,
+            None => {
+                let watched = keyward_telemetry::refresh(&opened.row.facts.provider);
+                let result = self.exchange(opened, lease, turn).instrument(watched.span()).await;
+                watched.ended(result.as_ref().err().map(|_| "refresh-failed"));
+                result
+            }
         };
         let now = self.clock.now().steady;
         match &result {
