@@ -312,7 +312,7 @@ impl Share {
 impl Turns {
     /// Takes note of what the server says of its limits, for all who come after.
     pub(crate) fn heard(&self, status: u16, headers: &[(String, Vec<u8>)]) {
-        let told = told::read(status, headers, OffsetDateTime::now_utc());
+        let told = told::read(status, headers, OffsetDateTime::now_utc);
         match told {
             told::Told::Refused(wait) => self.lane.refused(wait, self.max_pause),
             told::Told::Answered(wait) => self.lane.answered(wait, self.max_pause),

@@ -36,9 +36,14 @@ pub(super) enum Told {
 type Headers<'a> = &'a [(String, Vec<u8>)];
 
 /// Reads the head of an answer that came `now`.
-pub(super) fn read(status: u16, headers: Headers<'_>, now: OffsetDateTime) -> Told {
+pub(super) fn read(status: u16, headers: Headers<'_>, now: impl FnOnce() -> OffsetDateTime) -> Told {
+    // Most answers tell nothing, and are not looked at further: all names that matter then begin so.
+    let is_candidate = |name: &str| matches!(name.as_bytes().first(), Some(b'r' | b'R' | b'x' | b'X'));
+    if !matches!(status, 403 | 429 | 503) && !headers.iter().any(|(name, _)| is_candidate(name)) {
+        return Told::Answered(Duration::ZERO);
+    }
     let clock = values(headers, &["date"]).find_map(|date| httpdate::parse_http_date(date).ok());
-    let now = clock.unwrap_or_else(|| now.into());
+    let now = clock.unwrap_or_else(|| now().into());
     let retry_after = || values(headers, &["retry-after"]).filter_map(|text| retry_after(text, now)).max();
     match status {
         429 => Told::Refused(retry_after().or_else(|| quota(headers, now, true))),
@@ -167,7 +172,7 @@ mod tests {
     fn told(status: u16, headers: &[(&str, &str)]) -> Told {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
-        read(status, &headers, NOW)
+        read(status, &headers, || NOW)
     }
 
     const fn answered(seconds: u64) -> Told {
