@@ -320,7 +320,8 @@ mod tests {
         let of_profiles = PROFILES.iter().filter(|(profile, _)| profiles.contains(&json!(profile)));
         let of_profiles: Vec<&str> = of_profiles.flat_map(|(_, names)| *names).copied().collect();
         for name in event.as_object().unwrap().keys().map(String::as_str) {
-            let known = OF_ALL.iter().chain(*required).chain(*others).chain(&of_profiles).chain(&["status_detail"]);
+            let known =
+                OF_ALL.iter().chain(*required).chain(*others).chain(&of_profiles).chain(&["status_detail", "count"]);
             assert!(known.copied().any(|known| known == name), "{name} is not of the class: {event}");
         }
         for (path, may, least) in OBJECTS {

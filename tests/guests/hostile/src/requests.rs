@@ -203,7 +203,11 @@ pub(crate) struct Assemble {
 pub(crate) fn assemble(input: Assemble, connection: &Connection) -> Result<Value> {
     let mut token = String::new();
     for number in [1, 2] {
-        let part = connection.get("/part/{number}/{encoding}").path("number", number).path("encoding", &input.encoding).send()?;
+        let part = connection
+            .get("/part/{number}/{encoding}")
+            .path("number", number)
+            .path("encoding", &input.encoding)
+            .send()?;
         token.push_str(&String::from_utf8_lossy(&part.body));
     }
     match input.say {
