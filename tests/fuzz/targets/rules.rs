@@ -17,7 +17,8 @@ pub fn rules() -> ActionRules {
     };
     let requests =
         [("api", "/"), ("api", "/public/{rest+}"), ("api", "/{a}/x{b}:go"), ("api", "/a/{b%2F}/c"), ("files", "/**")];
-    let endpoint = |url: &str, credential| Endpoint { url: url.into(), configurable: false, credential };
+    let endpoint =
+        |url: &str, credential| Endpoint { url: url.into(), configurable: false, credential, private: false };
     let action = Action {
         title: "Act".into(),
         description: String::new(),
